@@ -1,0 +1,141 @@
+"""The autoencoder of counts: log1p -> latent -> parameters of the counts' distribution (METHOD 3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .counts import SparseCounts
+from .layers import MLP
+from .likelihoods import negative_binomial_log_prob, negative_binomial_sample
+from .types import AtlasSchema
+
+LOG_THETA_RANGE = (-7.0, 12.0)
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Shape of the autoencoder.
+
+    latent          D, dimensions of the latent shared by all modalities
+    hidden          hidden units of each modality's encoder, in order; its decoder mirrors them
+    theta_by        attribute whose levels have a dispersion each per gene, or None: one theta per gene
+    initial_theta   inverse dispersion that every gene starts from
+    latent_noise    standard deviation of Gaussian noise on the latent in training, in units of the
+                    latent's own standard deviation over the batch: keeps the decoder smooth between cells
+    """
+
+    latent: int = 50
+    hidden: tuple[int, ...] = (512, 256)
+    theta_by: str | None = None
+    initial_theta: float = 5.0
+    latent_noise: float = 0.0
+
+
+class Decoder(nn.Module):
+    """Latent (B, D) -> log mean (B, G) and log theta, of one modality with NB counts (Eq. 5).
+
+    log mu = log l + log_softmax(h(z)); the last bias starts at the log share of each gene in all counts.
+    """
+
+    log_theta: nn.Parameter
+
+    def __init__(
+        self, sizes: Sequence[int], *, feature_totals: torch.Tensor, n_levels: int | None, theta: float
+    ) -> None:
+        super().__init__()
+        self.network = MLP(sizes)
+        share = (feature_totals + 1.0) / (feature_totals + 1.0).sum()
+        last = self.network.layers[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.bias.copy_(share.log())
+            last.weight.mul_(0.1)
+        shape = (sizes[-1],) if n_levels is None else (n_levels, sizes[-1])
+        self.log_theta = nn.Parameter(torch.full(shape, float(theta)).log())
+
+    def forward(
+        self, z: torch.Tensor, log_size_factor: torch.Tensor, levels: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        log_share = torch.log_softmax(self.network(z).float(), dim=1)
+        log_mean = log_share + log_size_factor[:, None]
+        log_theta = self.log_theta.clamp(*LOG_THETA_RANGE)
+        if levels is None:
+            return log_mean, log_theta
+        return log_mean, torch.cat([log_theta, log_theta.mean(0, keepdim=True)])[levels]
+
+
+class Autoencoder(nn.Module):
+    """Encoders and decoders of every modality of the schema around one latent.
+
+    Each modality has an encoder; with several, their outputs are concatenated into one shared linear
+    layer (paper C.1). There is no KL term: it is an autoencoder, trained on the likelihood of raw counts.
+    """
+
+    def __init__(
+        self, config: AutoencoderConfig, schema: AtlasSchema, feature_totals: Sequence[torch.Tensor]
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.names = tuple(m.name for m in schema.modalities)
+        self.theta_attribute = None
+        n_levels = None
+        if config.theta_by is not None:
+            self.theta_attribute = schema.covariate_index(config.theta_by)
+            n_levels = len(schema.covariates[self.theta_attribute].categories)
+        inner = list(config.hidden)
+        several = len(schema.modalities) > 1
+        top = inner[-1] if several else config.latent
+        self.encoders = nn.ModuleDict()
+        self.decoders = nn.ModuleDict()
+        for modality, totals in zip(schema.modalities, feature_totals, strict=True):
+            n_features = len(modality.features)
+            body = inner[:-1] if several else inner
+            self.encoders[modality.name] = MLP([n_features, *body, top])
+            self.decoders[modality.name] = Decoder(
+                [config.latent, *reversed(inner), n_features],
+                feature_totals=totals,
+                n_levels=n_levels,
+                theta=config.initial_theta,
+            )
+        self.joint = nn.Linear(top * len(self.names), config.latent) if several else nn.Identity()
+
+    def encode(self, counts: Sequence[SparseCounts]) -> torch.Tensor:
+        """Latent (B, D) float32 of raw counts, one entry per modality."""
+        hidden = [self.encoders[name](c.dense().log1p()) for name, c in zip(self.names, counts, strict=True)]
+        return self.joint(torch.cat(hidden, dim=1)).float()
+
+    def decode(
+        self, z: torch.Tensor, log_size_factor: torch.Tensor, labels: torch.Tensor
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(log mean (B, G), log theta (G,) or (B, G)) per modality; log size factors (B, S).
+
+        With theta per level, a cell whose level is not told (-1) has the geometric mean of the levels.
+        """
+        levels = None if self.theta_attribute is None else labels[:, self.theta_attribute]
+        return [self.decoders[name](z, log_size_factor[:, s], levels) for s, name in enumerate(self.names)]
+
+    def forward(
+        self, counts: Sequence[SparseCounts], labels: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Negative log-likelihood of each cell's raw counts, summed over features and modalities: (B,).
+
+        ``noise`` (B, D) standard normal draws, scaled by ``latent_noise`` and added to the latent.
+        """
+        z = self.encode(counts)
+        if noise is not None and self.config.latent_noise > 0:
+            z = z + self.config.latent_noise * noise
+        log_l = torch.stack([c.totals().log() for c in counts], dim=1)
+        log_prob = [
+            negative_binomial_log_prob(c, log_mean, log_theta)
+            for c, (log_mean, log_theta) in zip(counts, self.decode(z, log_l, labels), strict=True)
+        ]
+        return -torch.stack(log_prob).sum(0)
+
+    def sample(
+        self, z: torch.Tensor, log_size_factor: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+    ) -> list[torch.Tensor]:
+        """Counts (B, G) int64 per modality drawn from the decoded distributions."""
+        decoded = self.decode(z, log_size_factor, labels)
+        return [negative_binomial_sample(mean, theta, generator) for mean, theta in decoded]

@@ -1,0 +1,63 @@
+"""Nothing half-written looks complete: files and directories are written aside and renamed last."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write ``document`` to ``path`` atomically: under a temporary name, flushed to disk, renamed."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    with open(aside, "w") as file:
+        json.dump(document, file, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``. Raises ValueError naming the file if it is not one."""
+    try:
+        document = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}).") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} does not hold a JSON object.")
+    return document
+
+
+@contextmanager
+def write_directory(path: Path) -> Iterator[Path]:
+    """A new directory to fill; on leaving without an error it takes the place of ``path``.
+
+    An error, or a kill, leaves ``path`` as it was. A reader sees the old directory or the new one; for
+    the instant between two renames, none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
+    if path.exists():
+        os.replace(path, replaced)
+    os.replace(aside, path)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def file_digest(*paths: Path) -> str:
+    """sha256 over the contents of the files in order, as hex."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,74 @@
+"""Which labels occur, how often, and together: p(y) of the generative model (Eq. 5)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .randomness import generator
+from .types import NOT_TOLD, AtlasSchema, IntArray, SchemaError
+
+
+@dataclass(frozen=True)
+class LabelFrequencies:
+    """Observed combinations of labels of the training cells: codes (J, K) int64 with their cells (J,)."""
+
+    codes: IntArray
+    cells: IntArray
+
+    @staticmethod
+    def of(joint_labels: Sequence[tuple[tuple[int, ...], int]], n_attributes: int) -> "LabelFrequencies":
+        codes = np.array([c for c, _ in joint_labels], dtype=np.int64).reshape(-1, n_attributes)
+        return LabelFrequencies(codes, np.array([n for _, n in joint_labels], dtype=np.int64))
+
+    def draw(
+        self,
+        n: int,
+        schema: AtlasSchema,
+        *,
+        told: Mapping[str, str],
+        untold: Sequence[str] = (),
+        seed: int,
+        index: int = 0,
+    ) -> IntArray:
+        """Labels (n, K) int64 of n cells, a function of ``(seed, index)``.
+
+        Attributes in ``told`` have that category; those in ``untold`` are -1; all others are drawn together
+        from their observed combinations among the training cells that have the told categories. Raises
+        SchemaError for unknown names, or if no training cell has the told categories and known others.
+        """
+        fixed = {schema.covariate_index(a): schema.covariate(a).code(c) for a, c in told.items()}
+        hidden = [schema.covariate_index(a) for a in untold]
+        drawn = [k for k in range(len(schema.covariates)) if k not in fixed and k not in hidden]
+        labels = np.full((n, len(schema.covariates)), NOT_TOLD, dtype=np.int64)
+        for k, code in fixed.items():
+            labels[:, k] = code
+        if drawn:
+            fits = np.logical_and.reduce(
+                [self.codes[:, k] == code for k, code in fixed.items()]
+                + [self.codes[:, k] != NOT_TOLD for k in drawn]
+            )
+            if not fits.any():
+                names = ", ".join(repr(schema.covariates[k].name) for k in drawn)
+                raise SchemaError(
+                    f"no training cell has {dict(told)} with known {names}, so {names} cannot be drawn. "
+                    f"Tell a category of {names}, or leave it untold."
+                )
+            labels[:, drawn] = self._choose(n, fits, seed, index)[:, drawn]
+        return labels
+
+    def _choose(self, n: int, fits: np.ndarray, seed: int, index: int) -> IntArray:
+        share = np.cumsum(np.where(fits, self.cells, 0)) / self.cells[fits].sum()
+        uniform = torch.rand(n, generator=generator(seed, "labels", index), dtype=torch.float64).numpy()
+        chosen = np.minimum(np.searchsorted(share, uniform, side="right"), np.flatnonzero(fits)[-1])
+        return self.codes[chosen]
+
+    def draw_levels(self, k: int, labels: torch.Tensor, gen: torch.Generator) -> torch.Tensor:
+        """Labels (B, K) with every -1 of attribute ``k`` drawn from that attribute's own proportions."""
+        known = self.codes[:, k] != NOT_TOLD
+        weight = np.bincount(self.codes[known, k], weights=self.cells[known])
+        level = torch.multinomial(torch.from_numpy(weight), len(labels), replacement=True, generator=gen)
+        filled = labels.clone()
+        filled[:, k] = torch.where(labels[:, k] >= 0, labels[:, k], level.to(labels.device))
+        return filled

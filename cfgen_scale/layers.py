@@ -1,0 +1,68 @@
+"""Building blocks of the networks (METHOD 3 and 4)."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+class MLP(nn.Module):
+    """Linear layers with LayerNorm and ELU between them; the last layer is linear alone.
+
+    LayerNorm rather than the authors' BatchNorm: its result for a cell does not depend on the other cells
+    of the batch, so training is the same for any number of workers and latents need no running statistics.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
+            layers.append(nn.Linear(n_in, n_out))
+            if i < len(sizes) - 2:
+                layers += [nn.LayerNorm(n_out), nn.ELU()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+class ScalarEmbedding(nn.Module):
+    """A number per cell (time in [0, 1], a normalised log size factor) -> a vector: (B,) -> (B, width).
+
+    Sinusoidal features of 1000 * x with periods up to 1e4 (METHOD 4), then a two-layer SiLU MLP.
+    """
+
+    frequencies: torch.Tensor
+
+    def __init__(self, width: int, n_features: int = 128, max_period: float = 1e4) -> None:
+        super().__init__()
+        frequencies = torch.exp(-math.log(max_period) * torch.arange(n_features // 2) / (n_features // 2))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(n_features, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        angles = 1000.0 * x.float()[:, None] * self.frequencies
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
+
+
+class ConditionedBlock(nn.Module):
+    """Residual block told of the condition: (B, H), (B, C) -> (B, H) (METHOD 4).
+
+    h + Linear0(SiLU(Linear(SiLU(h)) + Linear(SiLU(c)))), where Linear0 starts at zero, so that a new
+    network is the identity here.
+    """
+
+    def __init__(self, width: int, condition_width: int) -> None:
+        super().__init__()
+        self.inward = nn.Linear(width, width)
+        self.told = nn.Linear(condition_width, width)
+        self.outward = nn.Linear(width, width)
+        nn.init.zeros_(self.outward.weight)
+        nn.init.zeros_(self.outward.bias)
+        self.activation = nn.SiLU()
+
+    def forward(self, h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        mixed = self.inward(self.activation(h)) + self.told(self.activation(c))
+        return h + self.outward(self.activation(mixed))

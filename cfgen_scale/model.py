@@ -1,0 +1,285 @@
+"""CFGen: autoencoder + flow + size factors + labels + schema, in one self-describing directory."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from torch import nn
+
+from .autoencoder import Autoencoder, AutoencoderConfig
+from .counts import SparseCounts
+from .files import file_digest, read_json, write_directory, write_json
+from .guidance import guided_field
+from .labels import LabelFrequencies
+from .ode import OdeConfig, integrate
+from .randomness import generator
+from .size_factors import SizeFactors
+from .types import AtlasSchema, Condition, GeneratedCells, IntArray
+from .velocity import Velocity, VelocityConfig
+from .whitening import Whitening
+
+FORMAT = 1
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a CFGen is made of.
+
+    size_factors_by   attribute whose levels have a library-size distribution each, or None
+    ode               how the flow is integrated unless a call says otherwise
+    """
+
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    velocity: VelocityConfig = field(default_factory=VelocityConfig)
+    size_factors_by: str | None = None
+    ode: OdeConfig = field(default_factory=OdeConfig)
+
+
+class CFGen(nn.Module):
+    """p(x, z, l, y) = p(x | z, l) p(z | y, l) p(l) p(y) (paper Eq. 5), for every modality of the schema.
+
+    ``provenance`` is free JSON that travels with the model (data digest, training settings, versions).
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        schema: AtlasSchema,
+        *,
+        size_factors: SizeFactors,
+        frequencies: LabelFrequencies,
+        feature_totals: Sequence[torch.Tensor],
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.schema = config, schema
+        self.size_factors, self.frequencies = size_factors, frequencies
+        self.provenance = dict(provenance or {})
+        self.autoencoder = Autoencoder(config.autoencoder, schema, feature_totals)
+        self.whitening = Whitening(config.autoencoder.latent)
+        self.velocity = Velocity(
+            config.velocity,
+            latent=config.autoencoder.latent,
+            n_categories=[len(c.categories) for c in schema.covariates],
+            log_size_range=size_factors.log_range,
+        )
+        self.digest = "unsaved"
+
+    @property
+    def device(self) -> torch.device:
+        return self.whitening.mean.device
+
+    # ------------------------------------------------------------------ encoding and transport
+
+    @torch.no_grad()
+    def encode(self, counts: Sequence[csr_matrix], *, batch_cells: int = 2048) -> torch.Tensor:
+        """Whitened latents (n, D) float32 of raw counts, one CSR matrix (n, G) per modality."""
+        n = counts[0].shape[0]
+        encoded = [
+            self.autoencoder.encode(
+                [SparseCounts.from_csr(c[i : i + batch_cells], self.device) for c in counts]
+            )
+            for i in range(0, n, batch_cells)
+        ]
+        return self.whitening.whiten(torch.cat(encoded))
+
+    @torch.no_grad()
+    def transport(
+        self,
+        z: torch.Tensor,
+        condition: Condition,
+        *,
+        guidance: Sequence[float],
+        backwards: bool = False,
+        ode: OdeConfig | None = None,
+    ) -> torch.Tensor:
+        """Follow the guided field (Eq. 8) from noise to whitened latents, or backwards: (B, D) -> (B, D)."""
+        start, end = (1.0, 0.0) if backwards else (0.0, 1.0)
+        flow = guided_field(self.velocity, condition, guidance)
+        return integrate(flow, z, start=start, end=end, config=ode or self.config.ode)
+
+    # ------------------------------------------------------------------ generation
+
+    def draw_labels(
+        self, n: int, told: Mapping[str, str], untold: Sequence[str] = (), *, seed: int, index: int = 0
+    ) -> IntArray:
+        """Labels (n, K): told, untold (-1), the rest drawn as they occur together (LabelFrequencies.draw)."""
+        return self.frequencies.draw(n, self.schema, told=told, untold=untold, seed=seed, index=index)
+
+    @torch.no_grad()
+    def generate_cells(
+        self,
+        labels: IntArray,
+        *,
+        guidance: Sequence[float],
+        seed: int,
+        index: int = 0,
+        ode: OdeConfig | None = None,
+        log_size_factor: NDArray[np.float32] | None = None,
+    ) -> GeneratedCells:
+        """Draw one cell for each row of ``labels`` (B, K) (Algorithm 2); all draws keyed by (seed, index).
+
+        guidance          weight of each attribute (K,)
+        log_size_factor   (B, S) to use instead of drawing them
+
+        Size factors come from the level of ``size_factors_by`` where told. Where theta is per level of an
+        attribute and that label is -1, its level is drawn first from its proportions.
+        """
+        told = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))
+        if log_size_factor is None:
+            log_l = self.size_factors.sample(told, self.schema, generator(seed, "size factors", index))
+        else:
+            log_l = torch.from_numpy(np.asarray(log_size_factor, dtype=np.float32))
+        noise = torch.randn(
+            len(told), self.config.autoencoder.latent, generator=generator(seed, "noise", index)
+        )
+        condition = Condition(told.to(self.device), log_l.to(self.device))
+        white = self.transport(noise.to(self.device), condition, guidance=guidance, ode=ode)
+        levels = condition.labels
+        if self.autoencoder.theta_attribute is not None:
+            chosen = generator(seed, "theta levels", index)
+            levels = self.frequencies.draw_levels(self.autoencoder.theta_attribute, levels, chosen)
+        draws = generator(seed, "counts", index, device=self.device)
+        counts = self.autoencoder.sample(
+            self.whitening.colour(white), condition.log_size_factor, levels, draws
+        )
+        return GeneratedCells(
+            tuple(csr_matrix(c.to(torch.int32).cpu().numpy()) for c in counts),
+            told.numpy(),
+            log_l.numpy(),
+            white.cpu().numpy(),
+        )
+
+    def weights_of(self, guidance: Mapping[str, float] | None) -> list[float]:
+        """Guidance weights (K,) in the schema's order; 1 where not named. Raises for unknown names."""
+        weights = [1.0] * len(self.schema.covariates)
+        for name, weight in (guidance or {}).items():
+            if not math.isfinite(weight):
+                raise ValueError(f"the guidance weight of {name!r} must be a finite number, not {weight}.")
+            weights[self.schema.covariate_index(name)] = float(weight)
+        return weights
+
+    def generate(
+        self,
+        n_cells: int,
+        told: Mapping[str, str] | None = None,
+        *,
+        untold: Sequence[str] = (),
+        guidance: Mapping[str, float] | None = None,
+        seed: int = 0,
+        ode: OdeConfig | None = None,
+        batch_cells: int = 1024,
+    ) -> Any:
+        """An AnnData of ``n_cells`` new cells: X raw counts (n, G) CSR int32, obs with the attributes told.
+
+        ``told`` maps attributes to a category each; ``untold`` names attributes left untold; the others are
+        drawn as they occur together in the training cells. ``guidance`` maps attributes to weights (1
+        where not named). obsm["X_cfgen"] holds the latents. For atlases use ``cfgen-scale generate``.
+        """
+        if n_cells < 1:
+            raise ValueError(f"n_cells must be at least 1, not {n_cells}.")
+        from .annotate import cells_to_anndata
+
+        weights = self.weights_of(guidance)
+        made = list(self._batches(n_cells, told or {}, untold, weights, seed, ode, batch_cells))
+        return cells_to_anndata(made, self.schema)
+
+    def _batches(
+        self,
+        n_cells: int,
+        told: Mapping[str, str],
+        untold: Sequence[str],
+        weights: Sequence[float],
+        seed: int,
+        ode: OdeConfig | None,
+        batch_cells: int,
+    ) -> Iterator[GeneratedCells]:
+        for index, first in enumerate(range(0, n_cells, batch_cells)):
+            n = min(batch_cells, n_cells - first)
+            labels = self.draw_labels(n, told, untold, seed=seed, index=index)
+            yield self.generate_cells(labels, guidance=weights, seed=seed, index=index, ode=ode)
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model to the directory ``path`` (config.json, weights.safetensors), aside, renamed last.
+
+        A model already at ``path`` is replaced; any other existing directory raises FileExistsError.
+        """
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        if path.exists() and not (path / CONFIG_FILE).exists():
+            raise FileExistsError(f"{path} exists and is not a model. Choose another path.")
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        with write_directory(path) as aside:
+            save_file(weights, aside / WEIGHTS_FILE)
+            write_json(aside / CONFIG_FILE, self._document())
+        self.digest = file_digest(path / CONFIG_FILE, path / WEIGHTS_FILE)
+        return path
+
+    def _document(self) -> dict[str, Any]:
+        sizes = self.size_factors
+        return {
+            "format": FORMAT,
+            "config": asdict(self.config),
+            "schema": self.schema.to_json(),
+            "size_factors": {
+                "by": sizes.by,
+                "mean": sizes.mean.tolist(),
+                "sd": sizes.sd.tolist(),
+                "log_range": sizes.log_range.tolist(),
+            },
+            "labels": {
+                "codes": self.frequencies.codes.tolist(),
+                "cells": self.frequencies.cells.tolist(),
+            },
+            "provenance": self.provenance,
+        }
+
+    @staticmethod
+    def load(path: str | Path, device: torch.device | str = "cpu") -> "CFGen":
+        """Read a model written by ``save``; needs neither the training data nor a configuration file.
+
+        Raises FileNotFoundError if there is no model, ValueError if it is of an unknown format.
+        """
+        from pydantic import TypeAdapter
+        from safetensors.torch import load_file
+
+        path = Path(path)
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (path / name).is_file():
+                raise FileNotFoundError(
+                    f"{path} holds no model: {name} is missing. Give a run's model directory."
+                )
+        document = read_json(path / CONFIG_FILE)
+        if document.get("format") != FORMAT:
+            raise ValueError(f"{path}: model format {document.get('format')!r}; this version reads {FORMAT}.")
+        schema = AtlasSchema.from_json(document["schema"])
+        sizes, labels = document["size_factors"], document["labels"]
+        model = CFGen(
+            TypeAdapter(ModelConfig).validate_json(json.dumps(document["config"])),
+            schema,
+            size_factors=SizeFactors(
+                sizes["by"],
+                torch.tensor(sizes["mean"]),
+                torch.tensor(sizes["sd"]),
+                torch.tensor(sizes["log_range"]),
+            ),
+            frequencies=LabelFrequencies.of(
+                list(zip(labels["codes"], labels["cells"], strict=True)), len(schema.covariates)
+            ),
+            feature_totals=[torch.zeros(len(m.features)) for m in schema.modalities],
+            provenance=document["provenance"],
+        )
+        model.load_state_dict(load_file(path / WEIGHTS_FILE))
+        model.digest = file_digest(path / CONFIG_FILE, path / WEIGHTS_FILE)
+        return model.to(device).eval()

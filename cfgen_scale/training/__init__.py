@@ -1,0 +1,17 @@
+"""Training: two stages, one loop."""
+
+from .config import FlowStageConfig, StageConfig, TrainConfig
+from .loop import Cells, NonFiniteLossError, run_stage
+from .stages import AutoencoderStage, FlowStage, LatentBatch
+
+__all__ = [
+    "AutoencoderStage",
+    "Cells",
+    "FlowStage",
+    "FlowStageConfig",
+    "LatentBatch",
+    "NonFiniteLossError",
+    "StageConfig",
+    "TrainConfig",
+    "run_stage",
+]

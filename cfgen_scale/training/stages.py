@@ -1,0 +1,102 @@
+"""The two stages as losses per cell: what differs between training the autoencoder and the flow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from ..autoencoder import Autoencoder
+from ..counts import SparseCounts
+from ..flow import draw_times, flow_loss, linear_path, pair_noise, tell_one
+from ..randomness import generator
+from ..types import CellBatch, Condition
+from ..velocity import Velocity
+from .config import FlowStageConfig, StageConfig
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """A global batch of whitened latents; every worker holds all of it and trains on its own share.
+
+    latent (B_global, D) float32; condition of all its cells; positions (B,) int64: this worker's cells;
+    cells_seen AFTER this batch.
+    """
+
+    latent: torch.Tensor
+    condition: Condition
+    positions: torch.Tensor
+    cells_seen: int
+
+    @property
+    def global_cells(self) -> int:
+        return len(self.latent)
+
+
+class Batch(Protocol):
+    """What the loop needs of any batch."""
+
+    @property
+    def global_cells(self) -> int: ...
+    @property
+    def cells_seen(self) -> int: ...
+
+
+class Stage[B: Batch](Protocol):
+    """A stage of training: a network, its budget, and the loss of each of a worker's cells."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def network(self) -> nn.Module: ...
+    @property
+    def config(self) -> StageConfig: ...
+
+    def losses(self, network: nn.Module, batch: B, *, purpose: str, seed: int) -> torch.Tensor:
+        """Loss of this worker's cells (B,); draws are addressed by (seed, purpose, cells seen)."""
+        ...
+
+
+class AutoencoderStage:
+    """Negative log-likelihood of raw counts (METHOD 3)."""
+
+    name = "autoencoder"
+
+    def __init__(self, network: Autoencoder, config: StageConfig) -> None:
+        self.network, self.config = network, config
+
+    def losses(self, network: nn.Module, batch: CellBatch, *, purpose: str, seed: int) -> torch.Tensor:
+        device = next(network.parameters()).device
+        counts: Sequence[SparseCounts] = [SparseCounts.from_csr(c, device) for c in batch.counts]
+        labels = torch.from_numpy(batch.labels).to(device)
+        noise = None
+        shape = self.network.config
+        if shape.latent_noise > 0 and purpose == "training":
+            draws = generator(seed, "latent noise", batch.cells_seen)
+            whole = torch.randn(batch.global_cells, shape.latent, generator=draws)
+            noise = whole[torch.from_numpy(batch.positions)].to(device)
+        return network(counts, labels, noise)
+
+
+class FlowStage:
+    """Conditional flow matching in the whitened latent (Algorithm 1)."""
+
+    name = "flow"
+
+    def __init__(self, network: Velocity, config: FlowStageConfig) -> None:
+        self.network, self.config = network, config
+
+    def losses(self, network: nn.Module, batch: LatentBatch, *, purpose: str, seed: int) -> torch.Tensor:
+        draws = generator(seed, f"flow {purpose}", batch.cells_seen)
+        noise = torch.randn(batch.latent.shape, generator=draws)
+        times = draw_times(batch.global_cells, draws)
+        told = tell_one(batch.condition.labels.cpu(), self.config.p_untold, draws)
+        noise = noise.to(batch.latent.device)
+        if self.config.pairing == "optimal_transport":
+            noise = pair_noise(noise, batch.latent)
+        mine = batch.positions
+        device = batch.latent.device
+        path = linear_path(noise[mine], batch.latent[mine], times[mine].to(device))
+        condition = Condition(told[mine].to(device), batch.condition.log_size_factor[mine])
+        return flow_loss(network, path, condition)

@@ -1,0 +1,78 @@
+"""The velocity network u_t(z | y, l): a conditional residual network (METHOD 4, paper C.2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .layers import ConditionedBlock, ScalarEmbedding
+from .types import Condition
+
+
+@dataclass(frozen=True)
+class VelocityConfig:
+    """Shape of the velocity network.
+
+    width               H, hidden units. At least the latent's D: a narrower network leaves directions of
+                        the latent untouched noise (METHOD 8a)
+    blocks              residual blocks
+    embedding           C, width of the time, size-factor and attribute embeddings
+    size_factor_told    tell the flow the log size factor: p(z | y, l) instead of p(z | y)
+    """
+
+    width: int = 256
+    blocks: int = 3
+    embedding: int = 128
+    size_factor_told: bool = False
+
+
+class Velocity(nn.Module):
+    """u_t(z | what is told): t (B,), z (B, D), Condition -> (B, D).
+
+    The condition vector is the sum of the time embedding, the size-factor embeddings (if told) and the
+    embeddings of the attributes told; a label of -1 adds nothing. ``log_size_range`` (S, 2) is the range
+    of log l over the training cells, which maps to [0, 1] before its features.
+    """
+
+    log_size_range: torch.Tensor
+
+    def __init__(
+        self,
+        config: VelocityConfig,
+        *,
+        latent: int,
+        n_categories: Sequence[int],
+        log_size_range: torch.Tensor,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.time = ScalarEmbedding(config.embedding)
+        self.attributes = nn.ModuleList(nn.Embedding(n, config.embedding) for n in n_categories)
+        n_sizes = len(log_size_range) if config.size_factor_told else 0
+        self.size_factors = nn.ModuleList(ScalarEmbedding(config.embedding) for _ in range(n_sizes))
+        self.register_buffer("log_size_range", log_size_range.float())
+        self.inward = nn.Linear(latent, config.width)
+        self.blocks = nn.ModuleList(
+            ConditionedBlock(config.width, config.embedding) for _ in range(config.blocks)
+        )
+        self.outward = nn.Sequential(nn.SiLU(), nn.Linear(config.width, latent))
+
+    def condition_vector(self, t: torch.Tensor, condition: Condition) -> torch.Tensor:
+        """The vector c (B, C) that every block is told."""
+        c = self.time(t)
+        for k, embedding in enumerate(self.attributes):
+            label = condition.labels[:, k]
+            told = (label >= 0)[:, None]
+            c = c + torch.where(told, embedding(label.clamp(min=0)), 0.0)
+        for s, embedding in enumerate(self.size_factors):
+            low, high = self.log_size_range[s]
+            c = c + embedding((condition.log_size_factor[:, s] - low) / (high - low).clamp(min=1e-6))
+        return c
+
+    def forward(self, t: torch.Tensor, z: torch.Tensor, condition: Condition) -> torch.Tensor:
+        c = self.condition_vector(t, condition)
+        h = self.inward(z)
+        for block in self.blocks:
+            h = block(h, c)
+        return self.outward(h).float()

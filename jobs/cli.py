@@ -1,0 +1,229 @@
+"""The command line, ``cfgen-scale`` or ``python -m jobs.cli``: options, help, and one line for an error.
+
+Exit status: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.
+"""
+
+import sys
+import traceback
+from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+
+from . import commands
+
+OUR_PACKAGES = ("cfgen_scale", "loaders", "jobs")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status."""
+    options = parse(arguments)
+    try:
+        options.act(options)
+    except KeyboardInterrupt:
+        print("interrupted. The same command again resumes.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if options.debug:
+            raise
+        print(f"cfgen-scale: error: {readable(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def readable(error: Exception) -> str:
+    """An error as one line: our own message as it is; of an unforeseen error also the type."""
+    message = " ".join(str(error).split())
+    if message and (isinstance(error, OSError) or _is_ours(error)):
+        return message
+    return f"{type(error).__name__}: {message} (unforeseen; --debug shows where it comes from)"
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether our own code raised it on purpose, with a message made for users."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    raised_in = str(frames[-1][0].f_globals["__name__"]).partition(".")[0]
+    return isinstance(error, ValueError | RuntimeError) and raised_in in OUR_PACKAGES
+
+
+def parse(arguments: Sequence[str] | None = None) -> Namespace:
+    """The options of a command line. Wrong usage prints what is wrong and exits with status 2."""
+    parser = ArgumentParser(
+        prog="cfgen-scale", description="Train generative models of single cells on whole atlases."
+    )
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    add = parser.add_subparsers(required=True, metavar="COMMAND").add_parser
+    for describe in (_prepare, _train, _generate, _evaluate, _models, _status, _demo):
+        describe(add)
+    options, rest = parser.parse_known_args(arguments)
+    # argparse gives no value to a positional that follows options: `train all --run R flow.cells=1000`.
+    if options.act is commands.train and all("=" in r and not r.startswith("-") for r in rest):
+        options.overrides += rest
+    elif rest:
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    return options
+
+
+Add = Callable[..., ArgumentParser]
+
+
+def _subcommand(
+    add: Add, name: str, act: Callable[[Namespace], None], what: str, example: str
+) -> ArgumentParser:
+    parser = add(
+        name,
+        help=what,
+        description=what,
+        epilog=f"example:\n  cfgen-scale {example}",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(act=act)
+    # Not to overwrite a --debug given before the subcommand.
+    parser.add_argument("--debug", action="store_true", default=SUPPRESS, help="show tracebacks")
+    return parser
+
+
+def _prepare(add: Add) -> None:
+    parser = _subcommand(
+        add,
+        "prepare",
+        commands.prepare,
+        "check an atlas, split its cells and gather statistics",
+        "prepare atlas.h5ad --out prepared --label cell_type --label donor --split-by donor",
+    )
+    option = parser.add_argument
+    option("sources", nargs="+", metavar="SOURCE", help=".h5ad or AnnData-Zarr with raw counts")
+    option("--out", required=True, metavar="PREPARED", help="directory to write")
+    held_out = parser.add_mutually_exclusive_group()
+    held_out.add_argument("--test", metavar="FILE", help="file of the test cells")
+    held_out.add_argument("--split-column", metavar="NAME", help="obs column of train / validation / test")
+    option(
+        "--label", action="append", default=[], metavar="NAME", help="obs column to condition on; repeatable"
+    )
+    option("--layer", help="layer that holds the counts (default: X)")
+    option("--split-by", metavar="NAME", help="obs column whose levels stay whole, such as donor")
+    option(
+        "--min-cells-per-gene", type=int, default=20, metavar="N", help="drop rarer genes (20); 0: keep all"
+    )
+    option("--validation-fraction", type=float, default=0.1, metavar="F", help="of the cells (0.1)")
+    option("--test-fraction", type=float, default=0.1, metavar="F", help="of the cells (0.1)")
+    option("--seed", type=int, default=0, help="of the split (0)")
+    option("--repack", action="store_true", help="copy to the packed form, for speed")
+
+
+def _train(add: Add) -> None:
+    parser = _subcommand(
+        add,
+        "train",
+        commands.train,
+        "train the autoencoder, the flow, or both; the same command again resumes",
+        "train all --data prepared --run runs/first --workers 2 flow.cells=1000000",
+    )
+    option = parser.add_argument
+    option("stages", choices=("autoencoder", "flow", "all"))
+    option(
+        "overrides", nargs="*", metavar="key=value", help="configuration, such as autoencoder.cells=500000"
+    )
+    option("--data", required=True, metavar="PREPARED", help="directory made by prepare")
+    option("--run", required=True, help="directory of the run")
+    option("--config", metavar="FILE", help="YAML file of configuration")
+    option(
+        "--workers", type=int, default=1, metavar="N", help="Ray Train workers (1); 0: this process, no Ray"
+    )
+    option("--mlflow-uri", metavar="URI", help="MLflow store (default: mlflow.db beside the run)")
+    option("--experiment", default="cfgen-scale", metavar="NAME", help="MLflow experiment (cfgen-scale)")
+    option("--register-as", metavar="NAME", help="name for the model in the registry")
+    option("--alias", default="champion", help="alias that the registered model gets (champion)")
+
+
+def _generate(add: Add) -> None:
+    parser = _subcommand(
+        add,
+        "generate",
+        commands.generate,
+        "write a generated atlas; the same command again writes what is missing",
+        'generate --model runs/first --cells 10000 --told cell_type="B cells" --out atlas.zarr',
+    )
+    option = parser.add_argument
+    option("--model", required=True, metavar="MODEL", help="a run, a model directory or models:/NAME@ALIAS")
+    option("--out", required=True, metavar="ATLAS", help="AnnData-Zarr to write")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--cells", type=int, metavar="N", help="number of cells")
+    asked.add_argument("--request", metavar="FILE", help="YAML or CSV file of groups of cells")
+    option(
+        "--told", action="append", default=[], metavar="NAME=VALUE", help="attribute of all cells; repeatable"
+    )
+    option("--untold", action="append", default=[], metavar="NAME", help="attribute left open; repeatable")
+    option("--guidance", action="append", default=[], metavar="NAME=W", help="weight (1); repeatable")
+    option("--seed", type=int, default=0, help="of every draw (0)")
+    option("--workers", type=int, default=1, metavar="N", help="Ray workers (1: this process, no Ray)")
+    option("--solver", help="of the flow (default: the model's)")
+    option("--steps", type=int, help="of the solver (default: the model's)")
+    option("--chunk-cells", type=int, metavar="N", help="cells drawn at a time")
+    option("--device", default="cpu", choices=("cpu", "cuda"))
+    option("--mlflow-uri", metavar="URI", help="MLflow store of models:/ names (default: mlflow.db nearby)")
+
+
+def _evaluate(add: Add) -> None:
+    parser = _subcommand(
+        add,
+        "evaluate",
+        commands.evaluate,
+        "compare generated cells with held-out ones: metrics.json and report.html",
+        "evaluate --data prepared --generated atlas.zarr --label cell_type --out report",
+    )
+    option = parser.add_argument
+    option("--data", metavar="PREPARED", help="prepared atlas with training and test cells")
+    option("--train", metavar="FILE", help="training cells, instead of --data")
+    option("--test", metavar="FILE", help="test cells, instead of --data")
+    option(
+        "--generated", nargs="+", required=True, metavar="ATLAS", help="one atlas for each generation seed"
+    )
+    option(
+        "--unconditional", nargs="+", default=[], metavar="ATLAS", help="atlases for unconditional figures"
+    )
+    option("--label", required=True, metavar="NAME", help="obs column of the classes")
+    option("--out", required=True, metavar="REPORT", help="directory to write")
+    option("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="S", help="of draws and halves (0 1 2)")
+
+
+def _models(add: Add) -> None:
+    parser = add("models", help="the MLflow registry", description="the MLflow registry")
+    add_action = parser.add_subparsers(required=True, metavar="ACTION").add_parser
+    listing = _subcommand(add_action, "list", commands.list_models, "all registered models", "models list")
+    show = _subcommand(
+        add_action, "show", commands.show_model, "the versions of one model", "models show pbmc"
+    )
+    show.add_argument("name")
+    promote = _subcommand(
+        add_action,
+        "promote",
+        commands.promote_model,
+        "point an alias to a version",
+        "models promote pbmc 3 --alias champion",
+    )
+    promote.add_argument("name")
+    promote.add_argument("version", type=int)
+    promote.add_argument("--alias", default="champion", help="(champion)")
+    for action in (listing, show, promote):
+        action.add_argument("--mlflow-uri", metavar="URI", help="MLflow store (default: mlflow.db nearby)")
+
+
+def _status(add: Add) -> None:
+    parser = _subcommand(
+        add, "status", commands.status, "how far a training run is, and what comes next", "status runs/first"
+    )
+    parser.add_argument("run", metavar="RUN", help="directory of the run")
+
+
+def _demo(add: Add) -> None:
+    parser = _subcommand(
+        add,
+        "demo",
+        commands.demo,
+        "prepare, train, generate and evaluate on 700 real cells",
+        "demo --out demo",
+    )
+    parser.add_argument("--out", default="demo", help="directory for everything it writes (demo)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

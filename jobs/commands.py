@@ -1,0 +1,147 @@
+"""What each subcommand does: one function of the parsed options. Heavy imports wait until it runs."""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+
+def prepare(options: Namespace) -> None:
+    """Check the cells, split them, gather statistics."""
+    from loaders.prepare import prepare
+
+    prepared = prepare(
+        options.sources,
+        options.out,
+        test=options.test,
+        split_column=options.split_column,
+        labels=options.label,
+        layer=options.layer,
+        split_by=options.split_by,
+        min_cells_per_gene=options.min_cells_per_gene,
+        validation_fraction=options.validation_fraction,
+        test_fraction=options.test_fraction,
+        seed=options.seed,
+        repack=options.repack,
+    )
+    for name, value in prepared.summary.items():
+        shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        print(f"{name:<26} {shown}")
+    _next(f"train all --data {options.out} --run runs/first")
+
+
+def train(options: Namespace) -> None:
+    """Train one stage or both; register the model where a name is given."""
+    from .tracking import require_valid
+    from .train import train
+
+    if options.register_as:
+        require_valid(options.register_as, options.alias)
+    run = train(
+        options.stages,
+        data=options.data,
+        run=options.run,
+        config_file=options.config,
+        overrides=options.overrides,
+        workers=options.workers,
+        mlflow_uri=options.mlflow_uri,
+        experiment=options.experiment,
+        register_as=options.register_as,
+        alias=options.alias,
+    )
+    from .status import status_of
+
+    print("\n".join(status_of(run)))
+
+
+def generate(options: Namespace) -> None:
+    """Draw the cells of a request into a new atlas."""
+    from .generate import generate_atlas
+    from .plan import CHUNK_CELLS
+    from .request_sources import read_request, request_from_options
+    from .tracking import resolve_model
+
+    if options.request:
+        request = read_request(options.request)
+    else:
+        request = request_from_options(
+            options.cells, told=options.told, untold=options.untold, guidance=options.guidance
+        )
+    atlas = generate_atlas(
+        resolve_model(options.model, uri=options.mlflow_uri),
+        options.out,
+        request,
+        seed=options.seed,
+        workers=options.workers,
+        chunk_cells=options.chunk_cells or CHUNK_CELLS,
+        solver=options.solver,
+        steps=options.steps,
+        device=options.device,
+    )
+    print(f"{request.n_cells:,} cells in {atlas}")
+
+
+def evaluate(options: Namespace) -> None:
+    """Compare generated atlases with held-out cells."""
+    from cfgen_scale.evaluation import summary_table
+
+    from .evaluate import evaluate_files
+
+    metrics = evaluate_files(
+        generated=options.generated,
+        label=options.label,
+        out=options.out,
+        data=options.data,
+        train=options.train,
+        test=options.test,
+        unconditional=options.unconditional,
+        seeds=options.seeds,
+    )
+    print(summary_table(metrics))
+    print(f"\nreport   {Path(options.out) / 'report.html'}\nfigures  {Path(options.out) / 'metrics.json'}")
+
+
+def list_models(options: Namespace) -> None:
+    """A line for each version of each registered model."""
+    from .tracking import list_models
+
+    for version in list_models(uri=options.mlflow_uri):
+        aliases = ", ".join(version.aliases) or "-"
+        print(f"models:/{version.name}/{version.version}  {aliases}  {version.digest[:12]}")
+
+
+def show_model(options: Namespace) -> None:
+    """All that the registry knows of one model."""
+    from .tracking import list_models
+
+    for version in list_models(options.name, uri=options.mlflow_uri):
+        print(f"models:/{version.name}/{version.version}")
+        print(f"  aliases  {', '.join(version.aliases) or '-'}")
+        print(f"  digest   {version.digest}")
+        print(f"  run      {version.run_id}")
+        print(f"  files    {version.source}")
+
+
+def promote_model(options: Namespace) -> None:
+    """Point an alias to a version."""
+    from .tracking import promote
+
+    promote(options.name, options.version, options.alias, uri=options.mlflow_uri)
+    print(f"models:/{options.name}@{options.alias} is version {options.version}.")
+
+
+def status(options: Namespace) -> None:
+    """How far a run is, and what comes next."""
+    from .status import status_of
+
+    print("\n".join(status_of(Path(options.run))))
+
+
+def demo(options: Namespace) -> None:
+    """The whole chain on the cells that come with scanpy."""
+    from .demo import demo
+
+    demo(Path(options.out))
+
+
+def _next(command: str) -> None:
+    print(f"next: cfgen-scale {command}", file=sys.stderr)

@@ -1,0 +1,112 @@
+"""Where each stage's batches come from: streams of cells, or latents held in memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from cfgen_scale.model import CFGen
+from cfgen_scale.training.config import TrainConfig
+from cfgen_scale.training.loop import Cells
+from cfgen_scale.training.stages import LatentBatch
+from cfgen_scale.types import CellBatch, Condition, IntArray
+from loaders.order import Order
+from loaders.prepared import Prepared
+from loaders.stream import CellStream, in_order
+
+from .encode import AtlasLatents
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+VALIDATION_BATCH = 512
+
+
+def autoencoder_cells(prepared: Prepared, config: TrainConfig, accelerator: "Accelerator") -> Cells:
+    """Batches of counts, read ahead from the prepared atlas."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    streams: list[CellStream] = []
+
+    def training(cells_seen: int) -> Iterator[CellBatch]:
+        stream = CellStream(
+            prepared,
+            split="train",
+            batch_cells=config.autoencoder.batch_cells,
+            seed=config.seed,
+            granularity=config.granularity,
+            rank=rank,
+            world=world,
+            cells_seen=cells_seen,
+        )
+        streams.append(stream)
+        return iter(stream)
+
+    def validation() -> Iterator[CellBatch]:
+        most = config.autoencoder.validation_cells
+        return in_order(prepared, "validation", VALIDATION_BATCH, rank=rank, world=world, most=most)
+
+    return Cells(
+        training,
+        validation,
+        n_training=len(prepared.rows("train")),
+        has_validation=len(prepared.rows("validation")) > 0,
+        waited=lambda: sum(stream.wait_seconds for stream in streams),
+    )
+
+
+def flow_cells(
+    latents: AtlasLatents, model: CFGen, prepared: Prepared, config: TrainConfig, accelerator: "Accelerator"
+) -> Cells:
+    """Global batches of whitened latents, all held in memory; each worker trains on its own positions."""
+    rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    train = _resident(prepared, "train", model.whitening.whiten(latents.training.to(device)))
+    held_out = _resident(prepared, "validation", model.whitening.whiten(latents.validation.to(device)))
+    order = Order(len(train), config.flow.batch_cells, config.seed, config.granularity)
+
+    def training(cells_seen: int) -> Iterator[LatentBatch]:
+        while True:
+            whole = order.batch(cells_seen)
+            mine = order.batch(cells_seen, rank=rank, world=world)
+            cells_seen = whole.cells_seen_after
+            # the global batch in the order of its positions, whatever the number of workers
+            in_place = whole.places[np.argsort(whole.positions)]
+            yield train.batch(in_place, mine.positions, cells_seen)
+
+    def validation() -> Iterator[LatentBatch]:
+        n = min(len(held_out), config.flow.validation_cells)
+        for first in range(0, n, VALIDATION_BATCH):
+            places = np.arange(first, min(first + VALIDATION_BATCH, n))
+            yield held_out.batch(places, np.arange(rank, len(places), world), first)
+
+    return Cells(
+        training,
+        validation,
+        n_training=len(train),
+        has_validation=len(held_out) > 0,
+        waited=lambda: 0.0,
+    )
+
+
+@dataclass(frozen=True)
+class _Resident:
+    """The latents of one split (n, D) with their conditions, in memory."""
+
+    latent: torch.Tensor
+    condition: Condition = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.latent)
+
+    def batch(self, places: IntArray, positions: IntArray, cells_seen: int) -> LatentBatch:
+        chosen = torch.from_numpy(places).to(self.latent.device)
+        condition = Condition(self.condition.labels[chosen], self.condition.log_size_factor[chosen])
+        return LatentBatch(self.latent[chosen], condition, torch.from_numpy(positions), cells_seen)
+
+
+def _resident(prepared: Prepared, split: str, latent: torch.Tensor) -> _Resident:
+    rows = prepared.rows(split)
+    labels = torch.from_numpy(prepared.labels(rows)).to(latent.device)
+    log_l = torch.from_numpy(np.log(prepared.totals(rows)).astype(np.float32)).to(latent.device)
+    return _Resident(latent, Condition(labels, log_l))

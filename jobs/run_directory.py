@@ -1,0 +1,133 @@
+"""A run: one directory that knows what it is training, on what, and how far it is."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cfgen_scale.files import file_digest, read_json, write_json
+
+from .config import flatten
+
+if TYPE_CHECKING:
+    from cfgen_scale.training.config import TrainConfig
+
+VERSION = 1
+
+
+class RunError(ValueError):
+    """A run directory belongs to something else, or is in use; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """RUN/: run.json, metrics.jsonl, <stage>/checkpoints/, <stage>/result.safetensors, latents/,
+    model/."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def latents(self) -> Path:
+        return self.path / "latents"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    def checkpoints(self, stage: str) -> Path:
+        return self.path / stage / "checkpoints"
+
+    def result(self, stage: str) -> Path:
+        """The weights a finished stage ended with."""
+        return self.path / stage / "result.safetensors"
+
+    def finished(self, stage: str) -> bool:
+        return self.result(stage).exists()
+
+    def document(self) -> dict[str, Any]:
+        return read_json(self.path / "run.json")
+
+    def config(self) -> "TrainConfig":
+        """The resolved configuration the run was started with."""
+        from pydantic import TypeAdapter
+
+        from cfgen_scale.training.config import TrainConfig
+
+        return TypeAdapter(TrainConfig).validate_json(json.dumps(self.document()["config"]))
+
+    @property
+    def digest_of_autoencoder(self) -> str:
+        return file_digest(self.result("autoencoder"))
+
+
+def open_run(path: Path, *, config: Mapping[str, Any], data: Path, data_digest: str) -> RunDirectory:
+    """The run at ``path``: a new one, or the one that was begun with the same configuration and data.
+
+    Raises RunError naming what differs, or if the directory holds something else.
+    """
+    run = RunDirectory(path)
+    asked = json.loads(json.dumps({"config": config, "data_digest": data_digest}))
+    if not (path / "run.json").exists():
+        if path.exists() and any(path.iterdir()):
+            raise RunError(f"{path} exists and is not a training run. Choose another --run directory.")
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "run.json", {"version": VERSION, "data": str(data.resolve()), **asked})
+        return run
+    found = run.document()
+    if found["data_digest"] != data_digest:
+        raise RunError(
+            f"{path} was begun on other cells ({found['data']}). Choose another --run directory for {data}."
+        )
+    begun, now = flatten(found["config"]), flatten(asked["config"])
+    differing = [key for key in now | begun if now.get(key) != begun.get(key)]
+    if differing:
+        key = differing[0]
+        raise RunError(
+            f"{path} was begun with {key}={begun.get(key)}, not {now.get(key)}. Give the same configuration "
+            "to resume it, or choose another --run directory."
+        )
+    return run
+
+
+@contextmanager
+def sole_trainer(run: RunDirectory) -> Iterator[None]:
+    """Hold the run for this process; a second trainer of the same run is refused with RunError."""
+    import fcntl
+
+    with open(run.path / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                f"{run.path} is being trained by another process. Wait for it, or stop it."
+            ) from None
+        yield
+
+
+def append_metrics(path: Path, row: Mapping[str, Any]) -> None:
+    """Add one line to metrics.jsonl."""
+    with open(path, "a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def truncate_metrics(path: Path, stage: str, cells_seen: int) -> None:
+    """Drop the rows of ``stage`` behind ``cells_seen``, which a resumed run will write again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the line under way when a run was killed
+        if row["stage"] != stage or row["cells_seen"] <= cells_seen:
+            kept.append(line + "\n")
+    aside = path.with_suffix(".aside")
+    aside.write_text("".join(kept))
+    aside.replace(path)

@@ -1,0 +1,162 @@
+"""What every training worker does, in Ray, under torchrun, or alone: the stages in turn."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cfgen_scale.labels import LabelFrequencies
+from cfgen_scale.model import CFGen
+from cfgen_scale.size_factors import SizeFactors
+from cfgen_scale.training.checkpoint import checkpoints, set_weights
+from cfgen_scale.training.config import Precision, TrainConfig
+from cfgen_scale.training.loop import initialised, run_stage
+from cfgen_scale.training.stages import AutoencoderStage, FlowStage, Stage
+from loaders.prepared import Prepared
+
+from .encode import encode_atlas
+from .feed import autoencoder_cells, flow_cells
+from .run_directory import RunDirectory, append_metrics, truncate_metrics
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+STAGES = ("autoencoder", "flow")
+Announce = Callable[[Mapping[str, Any]], None]
+
+
+def make_accelerator(precision: Precision, expected_workers: int) -> "Accelerator":
+    """The Accelerator of this worker: its device, mixed precision and process group.
+
+    Raises RuntimeError if it is not truly one of ``expected_workers`` (accelerate silently falls back to
+    one process where it misreads its environment).
+    """
+    from accelerate import Accelerator
+
+    on_gpu = torch.cuda.is_available()
+    mixed = {"auto": "bf16" if on_gpu else "no", "float32": "no", "bfloat16": "bf16"}[precision]
+    accelerator = Accelerator(cpu=not on_gpu, mixed_precision=mixed)
+    if accelerator.num_processes != expected_workers:
+        raise RuntimeError(
+            f"this worker sees {accelerator.num_processes} processes instead of {expected_workers}: "
+            "the process group was not set up."
+        )
+    return accelerator
+
+
+def new_model(config: TrainConfig, prepared: Prepared) -> CFGen:
+    """An untrained CFGen for the prepared atlas; initial weights depend on the seed alone."""
+    statistics = prepared.statistics
+    model = initialised(
+        lambda: CFGen(
+            config.model,
+            prepared.schema,
+            size_factors=SizeFactors.fit(statistics.libraries, prepared.schema, config.model.size_factors_by),
+            frequencies=LabelFrequencies.of(statistics.joint_labels, len(prepared.schema.covariates)),
+            feature_totals=[torch.from_numpy(t) for t in statistics.feature_totals],
+            provenance={
+                "data": {"digest": prepared.digest, "cells": prepared.n_cells},
+                "seed": config.seed,
+                "versions": {
+                    name: version(name) for name in ("cfgen-scale", "torch", "torchdyn", "accelerate")
+                },
+            },
+        ),
+        config.seed,
+    )
+    assert isinstance(model, CFGen)
+    return model
+
+
+def train_worker(
+    run_path: Path, stages: Sequence[str], *, workers: int, announce: Announce | None = None
+) -> None:
+    """Train the stages that are not finished, then write the model. Run by every worker in step.
+
+    ``announce`` is told of every checkpoint, on every worker (Ray Train's report).
+    """
+    run = RunDirectory(run_path)
+    config = run.config()
+    torch.set_num_threads(
+        config.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    )
+    accelerator = make_accelerator(config.precision, workers)
+    prepared = Prepared.open(run.document()["data"])
+    model = new_model(config, prepared).to(accelerator.device)
+    trainer = _Trainer(run, config, prepared, accelerator, announce)
+    trainer.autoencoder(model, train="autoencoder" in stages)
+    if "flow" in stages:
+        trainer.flow(model)
+        if accelerator.is_main_process:
+            model.provenance["config"] = run.document()["config"]
+            model.save(run.model)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+class _Trainer:
+    """The stages of one run on this worker."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        config: TrainConfig,
+        prepared: Prepared,
+        accelerator: "Accelerator",
+        announce: Announce | None,
+    ) -> None:
+        self.run, self.config, self.prepared = run, config, prepared
+        self.accelerator, self.announce = accelerator, announce
+
+    def autoencoder(self, model: CFGen, *, train: bool) -> None:
+        """Train the autoencoder, or load the one that this run has trained."""
+        if train and not self.run.finished("autoencoder"):
+            stage = AutoencoderStage(model.autoencoder, self.config.autoencoder)
+            cells = autoencoder_cells(self.prepared, self.config, self.accelerator)
+            self._fit(stage, cells)
+        self._load(model.autoencoder, "autoencoder")
+
+    def flow(self, model: CFGen) -> None:
+        """Encode the atlas once, whiten, and train the velocity on the latents."""
+        latents = encode_atlas(model.autoencoder, self.prepared, self.run, self.accelerator)
+        model.whitening.fit(latents.training)
+        if not self.run.finished("flow"):
+            stage = FlowStage(model.velocity, self.config.flow)
+            cells = flow_cells(latents, model, self.prepared, self.config, self.accelerator)
+            self._fit(stage, cells)
+        self._load(model.velocity, "flow")
+
+    def _fit(self, stage: Stage[Any], cells: Any) -> None:
+        from safetensors.torch import save_file
+
+        directory = self.run.checkpoints(stage.name)
+        if self.accelerator.is_main_process:
+            begun = checkpoints(directory)
+            truncate_metrics(self.run.metrics, stage.name, int(begun[-1].name) if begun else 0)
+        self.accelerator.wait_for_everyone()
+        weights = run_stage(
+            stage,
+            cells,
+            self.accelerator,
+            directory=directory,
+            seed=self.config.seed,
+            report=lambda row: append_metrics(self.run.metrics, row),
+            saved=self.announce,
+        )
+        if self.accelerator.is_main_process:
+            result = self.run.result(stage.name)
+            aside = result.with_suffix(".aside")
+            save_file({n: w.contiguous() for n, w in weights.items()}, aside)
+            aside.replace(result)
+        self.accelerator.wait_for_everyone()
+
+    def _load(self, network: torch.nn.Module, stage: str) -> None:
+        from safetensors.torch import load_file
+
+        if not self.run.finished(stage):
+            raise FileNotFoundError(f"{self.run.path} has no trained {stage}. Train it first: train {stage}.")
+        set_weights(network, load_file(self.run.result(stage)))
+        network.to(self.accelerator.device).eval()

@@ -1,0 +1,57 @@
+"""An AnnData in memory as a store of cells: notebooks, tests, and data that a script has just made."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse import csr_matrix
+
+from cfgen_scale.types import IntArray
+from loaders.store import RNA, categorical, pick_layer, require_column
+
+
+class MemoryStore:
+    """`CellStore` over an AnnData object; counts that are dense or CSC are converted once."""
+
+    uri = "memory"
+    kind = "memory"
+
+    def __init__(self, adata: AnnData, *, layer: str | None = None) -> None:
+        if adata.isbacked:
+            raise ValueError("this AnnData is backed by a file: give the path of the file instead.")
+        layers = tuple(str(name) for name in adata.layers if name is not None)
+        pick_layer(layer, layers, has_x=adata.X is not None, uri="the AnnData")
+        counts = adata.X if layer is None else adata.layers[layer]
+        self._counts = csr_matrix(counts) if sparse.issparse(counts) else csr_matrix(np.asarray(counts))
+        if not self._counts.has_canonical_format:
+            self._counts = self._counts.copy()
+            self._counts.sum_duplicates()
+        self._obs = adata.obs
+        self.n_cells = int(adata.n_obs)
+        self.features: Mapping[str, tuple[str, ...]] = {RNA: tuple(map(str, adata.var_names))}
+
+    @property
+    def obs_columns(self) -> tuple[str, ...]:
+        return tuple(map(str, self._obs.columns))
+
+    def obs_column(self, name: str) -> pd.Categorical:
+        require_column(name, self.obs_columns, "the AnnData")
+        return categorical(self._obs[name].array)
+
+    def obs_names(self, start: int, stop: int) -> NDArray[Any]:
+        return np.asarray(self._obs.index[start:stop], dtype=object)
+
+    def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
+        assert modality in self.features
+        return self._counts[rows]
+
+    def identity(self) -> dict[str, Any]:
+        content = hashlib.sha256()
+        for part in (self._counts.indptr, self._counts.indices, self._counts.data):
+            content.update(np.ascontiguousarray(part).tobytes())
+        return {"cells": self.n_cells, "features": self._counts.shape[1], "sha256": content.hexdigest()}

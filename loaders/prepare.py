@@ -1,0 +1,215 @@
+"""Prepare an atlas once: check every count, choose genes and cells, split, describe; copy where needed.
+
+What is made is a directory: `prepared.json` (the manifest: schema, sources, statistics), `index.zarr` (arrays
+per cell and gene) and, unless the sources are AnnData-Zarr that can be read in place, `cells.zarr` (the
+cells kept, in the layout of loaders/layout.py). It is written aside and renamed when it is whole.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from cfgen_scale.types import AtlasSchema, Covariate, IntArray, Modality
+from loaders.layout import write_array
+from loaders.packed import PackedWriter
+from loaders.prepare_request import PrepareRequest, describe
+from loaders.prepared import CELLS, INDEX, MANIFEST, VERSION, Prepared, read_manifest, unique_names
+from loaders.scan import CellScan, content_digest, scan_cells, scan_genes
+from loaders.split import SPLITS, TRAIN, SplitCodes, SplitRequest, require_cells
+from loaders.stacked_store import StackedStore
+from loaders.statistics import atlas_statistics, statistics_to_json
+from loaders.store import RNA, categorical, names_of, open_store
+
+type Source = str | Path | AnnData
+IN_PLACE_KINDS = {"anndata-zarr"}
+
+
+def prepare(
+    sources: Source | Sequence[Source],
+    out: str | Path,
+    *,
+    test: Source | None = None,
+    split_column: str | None = None,
+    labels: Sequence[str] = (),
+    layer: str | None = None,
+    split_by: str | None = None,
+    min_cells_per_gene: int = 20,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    repack: bool = False,
+    progress: bool = True,
+) -> Prepared:
+    """Prepare the cells of ``sources`` (.h5ad, AnnData-Zarr or AnnData objects) in the new directory ``out``.
+
+    labels               obs columns that become attributes; an empty value is an unlabelled cell
+    layer                where raw counts are; None: X
+    test                 one more source whose cells, all of them, are the test cells
+    split_column         obs column that says train, validation or test of every cell
+    split_by             obs column (donor) whose levels are kept whole in one split
+    validation_fraction  drawn from the training cells, unless split_column names validation cells
+    test_fraction        drawn likewise, unless ``test`` or ``split_column`` says which are the test cells
+    min_cells_per_gene   genes that occur in fewer training cells are removed; 0 keeps all
+    repack               copy an AnnData-Zarr too, where it would be read in place
+
+    Cells without a count over the genes kept are dropped and their number reported. The same call on what it
+    has made returns that. Raises FileNotFoundError, FileExistsError (``out`` holds something else),
+    SchemaError (sources with different genes) or ValueError, all before anything is written, except that an
+    entry which is no count is found by a first pass over all counts.
+    """
+    request = PrepareRequest(
+        labels=tuple(labels),
+        layer=layer,
+        min_cells_per_gene=min_cells_per_gene,
+        repack=repack,
+        split=SplitRequest(
+            split_by, split_column, validation_fraction, test_fraction, seed, test is not None
+        ),
+    )
+    given = [sources] if isinstance(sources, str | Path | AnnData) else list(sources)
+    if not given:
+        raise ValueError("there is nothing to prepare: name at least one source.")
+    stores = [open_store(source, layer=layer) for source in given + ([test] if test is not None else [])]
+    described = [describe(store) for store in stores]
+    out = Path(out).absolute()
+    if out.exists() and not (out.is_dir() and not os.listdir(out)):
+        return _already_prepared(out, request, described, progress=progress)
+    request.require_columns(stores)
+    store = StackedStore(stores)
+    split = request.split.codes(store, first_test_cell=sum(s.n_cells for s in stores[: len(given)]))
+    with _aside(out) as partial:
+        _write(partial, store, split, request, described, progress=progress)
+    return Prepared.open(out)
+
+
+def _write(
+    path: Path,
+    store: StackedStore,
+    split: SplitCodes,
+    request: PrepareRequest,
+    described: list[dict[str, Any]],
+    *,
+    progress: bool,
+) -> None:
+    """Both passes, then the index and the manifest, into the directory ``path``."""
+    is_training = split == TRAIN
+    genes = scan_genes(store, is_training, progress=progress)
+    columns = _kept_genes(genes.training_cells, request.min_cells_per_gene)
+    features = tuple(np.array(store.features[RNA], dtype=object)[columns])
+    in_place = not request.repack and all(source["kind"] in IN_PLACE_KINDS for source in described)
+    writer = (
+        None if in_place else PackedWriter(path / CELLS, features=features, largest_count=genes.largest_count)
+    )
+    keep = writer.append if writer else None
+    cells = scan_cells(store, columns, is_training, keep=keep, progress=progress)
+    kept = np.flatnonzero(cells.totals > 0)
+    require_cells(split[kept], request.split)
+    labels = {name: categorical(store.obs_column(name)[kept]) for name in request.labels}
+    if writer:
+        names = unique_names(np.array(list(names_of(store, cells.totals > 0)), dtype=object))
+        writer.finish(pd.DataFrame(labels, index=pd.Index(names, dtype=object)))
+    codes = [np.asarray(values.codes) for values in labels.values()]
+    label_codes = np.stack(codes, axis=1) if codes else np.zeros((len(kept), 0), dtype=np.int8)
+    _write_index(path / INDEX, kept, split[kept], label_codes, columns, cells)
+    schema = AtlasSchema(
+        modalities=(Modality(RNA, "negative_binomial", features),),
+        covariates=tuple(Covariate(name, tuple(values.categories)) for name, values in labels.items()),
+    )
+    manifest = {
+        "version": VERSION,
+        "request": asdict(request),
+        "sources": described,
+        "in_place": in_place,
+        "cells_dropped": store.n_cells - len(kept),
+        "genes_removed": len(store.features[RNA]) - len(columns),
+        **_description(schema, split[kept], label_codes.astype(np.int64), cells, kept),
+    }
+    (path / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def _description(
+    schema: AtlasSchema, split: SplitCodes, labels: IntArray, cells: CellScan, kept: IntArray
+) -> dict[str, Any]:
+    """What the manifest says of the cells kept: schema, numbers, statistics of the training cells, digest."""
+    is_training = split == TRAIN
+    statistics = atlas_statistics(
+        schema,
+        labels=labels[is_training],
+        totals=cells.totals[kept][is_training, None],
+        feature_totals=(cells.feature_totals,),
+    )
+    return {
+        "schema": schema.to_json(),
+        "cells": len(kept),
+        "cells_by_split": {name: int((split == code).sum()) for code, name in enumerate(SPLITS)},
+        "statistics": statistics_to_json(statistics),
+        "digest": content_digest(cells.counts_digest, schema, labels, split),
+    }
+
+
+def _write_index(
+    path: Path,
+    kept: IntArray,
+    split: SplitCodes,
+    labels: NDArray[Any],
+    columns: IntArray,
+    cells: CellScan,
+) -> None:
+    index = zarr.create_group(path, zarr_format=3)
+    write_array(index, "source_rows", kept, gaps=True)
+    write_array(index, "split", split)
+    write_array(index, "labels", labels)
+    write_array(index, "totals", cells.totals[kept][:, None])
+    write_array(index, "columns", columns, gaps=True)
+    write_array(index, "feature_totals", cells.feature_totals)
+
+
+def _kept_genes(training_cells: IntArray, least: int) -> IntArray:
+    kept = np.flatnonzero(training_cells >= least)
+    if not len(kept):
+        raise ValueError(
+            f"no gene occurs in {least} training cells or more (the most frequent one is in "
+            f"{int(training_cells.max(initial=0))}): lower min_cells_per_gene, 0 keeps all genes."
+        )
+    return kept
+
+
+def _already_prepared(
+    out: Path, request: PrepareRequest, described: list[dict[str, Any]], *, progress: bool
+) -> Prepared:
+    """What is at ``out``, if it was made from the same sources in the same way; else FileExistsError."""
+    try:
+        manifest = read_manifest(out)
+    except (ValueError, NotADirectoryError) as error:
+        raise FileExistsError(
+            f"{out} exists and is not a prepared atlas. Choose another directory."
+        ) from error
+    request.require_same(manifest, described, out=out)
+    if progress:
+        print(f"already prepared: {out}")
+    return Prepared.open(out)
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """A directory beside ``out`` that takes its name if all goes well, and is removed if not."""
+    partial = out.with_name(f"{out.name}.partial")
+    # A directory of this name was left by a run that was killed: nothing in it is of use.
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

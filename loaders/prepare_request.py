@@ -1,0 +1,60 @@
+"""What was asked of `prepare`, kept in the manifest, so that the same request can be told from another."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from loaders.split import SplitRequest
+from loaders.store import CellStore, require_column
+
+
+@dataclass(frozen=True)
+class PrepareRequest:
+    """The settings of `loaders.prepare.prepare`, beside its sources.
+
+    Raises ValueError for a setting that cannot be.
+    """
+
+    labels: tuple[str, ...]
+    layer: str | None
+    min_cells_per_gene: int
+    repack: bool
+    split: SplitRequest
+
+    def __post_init__(self) -> None:
+        if self.min_cells_per_gene < 0:
+            raise ValueError(
+                f"min_cells_per_gene is 0 (keep all genes) or more, not {self.min_cells_per_gene}."
+            )
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"a label is named twice: {', '.join(self.labels)}.")
+
+    def require_columns(self, stores: Sequence[CellStore]) -> None:
+        """Raise ValueError unless every store has the obs columns that are asked for."""
+        for store in stores:
+            for column in (*self.labels, self.split.split_by, self.split.split_column):
+                if column is not None:
+                    require_column(column, store.obs_columns, store.uri)
+
+    def require_same(self, manifest: dict[str, Any], described: list[dict[str, Any]], *, out: Path) -> None:
+        """Raise FileExistsError naming the first setting or source in which the manifest differs."""
+        asked = json.loads(json.dumps({**_flat(asdict(self)), "sources": described}))
+        made = {**_flat(manifest["request"]), "sources": manifest["sources"]}
+        for name, value in asked.items():
+            if made[name] != value:
+                raise FileExistsError(
+                    f"{out} was prepared with {name} = {made[name]}, and now {name} = {value} is asked for. "
+                    f"Choose another directory, or remove this one."
+                )
+
+
+def describe(store: CellStore) -> dict[str, Any]:
+    """What the manifest says of a source."""
+    return {"uri": store.uri, "kind": store.kind, "identity": store.identity()}
+
+
+def _flat(request: dict[str, Any]) -> dict[str, Any]:
+    """The request with the settings of the split beside the others, to name a difference plainly."""
+    return {**{k: v for k, v in request.items() if k != "split"}, **request["split"]}

@@ -1,0 +1,176 @@
+"""A prepared atlas: where its cells are, what its labels mean, which cells train, and what they are like."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from cfgen_scale.types import AtlasSchema, AtlasStatistics, IntArray
+from loaders.scan import column_lookup, select_columns
+from loaders.split import SPLITS
+from loaders.stacked_store import StackedStore
+from loaders.statistics import statistics_from_json
+from loaders.store import RNA, CellStore, names_of, open_store
+
+MANIFEST = "prepared.json"
+INDEX = "index.zarr"
+CELLS = "cells.zarr"
+VERSION = 1
+ALL = "all"
+
+
+class Prepared:
+    """What `prepare` made, opened from its directory. Rows are numbers 0 .. n_cells - 1 of the cells kept.
+
+    Per-cell arrays are read when first asked for. Raises FileNotFoundError or ValueError if the directory is
+    not a prepared atlas, or if a source that is read in place has vanished or changed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        self.manifest = read_manifest(self.path)
+        self.schema = AtlasSchema.from_json(self.manifest["schema"])
+        self.digest: str = self.manifest["digest"]
+        self.n_cells: int = self.manifest["cells"]
+        self._index = zarr.open_group(self.path / INDEX, mode="r")
+        self._store = _open_cells(self.path, self.manifest)
+        n_features = len(self._store.features[RNA])
+        self._lookup = column_lookup(self._array("columns"), n_features)
+
+    @staticmethod
+    def open(path: str | Path) -> "Prepared":
+        """The prepared atlas in directory ``path``."""
+        return Prepared(path)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What a person wants to know of it, in order, ready to print."""
+        labels = {c.name: f"{len(c.categories)} categories" for c in self.schema.covariates}
+        return {
+            "prepared": str(self.path),
+            "cells": self.n_cells,
+            **{f"{name} cells": n for name, n in self.manifest["cells_by_split"].items()},
+            "cells dropped (no counts)": self.manifest["cells_dropped"],
+            "genes": len(self.schema.modalities[0].features),
+            "genes removed (rare)": self.manifest["genes_removed"],
+            "labels": labels,
+            "counts": "read in place" if self.manifest["in_place"] else str(self.path / CELLS),
+            "digest": self.digest,
+        }
+
+    @cached_property
+    def statistics(self) -> AtlasStatistics:
+        """Library sizes, joint labels and gene totals of the training cells."""
+        totals = self._array("feature_totals").astype(np.float64)
+        return statistics_from_json(self.manifest["statistics"], (totals,))
+
+    @cached_property
+    def source_rows(self) -> IntArray:
+        """(n_cells,) int64, the row of each cell in its source (several sources one behind the other)."""
+        return self._array("source_rows").astype(np.int64)
+
+    def rows(self, split: str) -> IntArray:
+        """Rows of one split ("train", "validation", "test" or "all"), ascending int64."""
+        if split == ALL:
+            return np.arange(self.n_cells, dtype=np.int64)
+        if split not in SPLITS:
+            raise ValueError(f"there is no split {split!r}: it is one of {', '.join(SPLITS)} or {ALL}.")
+        return np.flatnonzero(self._split == SPLITS.index(split)).astype(np.int64)
+
+    def labels(self, rows: IntArray) -> IntArray:
+        """Labels (n, K) int64 of cells, -1 = unlabelled."""
+        return self._labels[rows].astype(np.int64)
+
+    def totals(self, rows: IntArray) -> NDArray[np.float64]:
+        """Total counts (n, S) float64 of cells over the genes kept; all above zero."""
+        return self._totals[rows]
+
+    def read(self, rows: IntArray) -> tuple[csr_matrix, ...]:
+        """Counts per modality, CSR (n, G) of the schema's genes, in the order of ``rows``, as stored."""
+        n_features = len(self.schema.modalities[0].features)
+        return (select_columns(self._store.read(self._places(rows)), self._lookup, n_features),)
+
+    def to_anndata(self, split: str) -> AnnData:
+        """The cells of one split in memory: X int32 CSR, labels as categoricals, genes as names."""
+        rows = self.rows(split)
+        wanted = np.zeros(self._store.n_cells, dtype=bool)
+        wanted[self._places(rows)] = True
+        names = unique_names(np.array(list(names_of(self._store, wanted)), dtype=object))
+        obs = pd.DataFrame(index=pd.Index(names, dtype=object))
+        for covariate, codes in zip(self.schema.covariates, self.labels(rows).T, strict=True):
+            categories = pd.Index(covariate.categories, dtype=object)
+            obs[covariate.name] = pd.Categorical.from_codes(codes, categories=categories)
+        var = pd.DataFrame(index=pd.Index(self.schema.modalities[0].features, dtype=object))
+        counts = self.read(rows)[0]
+        return AnnData(X=counts.astype(np.int32), obs=obs, var=var)
+
+    @cached_property
+    def _split(self) -> NDArray[np.uint8]:
+        return self._array("split")
+
+    @cached_property
+    def _labels(self) -> NDArray[Any]:
+        return self._array("labels")
+
+    @cached_property
+    def _totals(self) -> NDArray[np.float64]:
+        return self._array("totals")
+
+    def _array(self, name: str) -> NDArray[Any]:
+        return np.asarray(self._index[name])
+
+    def _places(self, rows: IntArray) -> IntArray:
+        """Rows of the store of counts; ascending where ``rows`` ascend."""
+        return self.source_rows[rows] if self.manifest["in_place"] else rows
+
+
+def unique_names(names: NDArray[Any]) -> NDArray[Any]:
+    """Names of cells with _1, _2, ... behind those that occurred before."""
+    series = pd.Series(names, dtype=object)
+    while (repeat := series.groupby(series, sort=False).cumcount()).any():
+        series = series.where(repeat == 0, series + "_" + repeat.astype(str).astype(object))
+    return series.to_numpy(dtype=object)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a prepared atlas. Raises FileNotFoundError or ValueError saying what there is."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no prepared atlas at {path}. Make one: cfgen-scale prepare.")
+    if not (path / MANIFEST).exists():
+        raise ValueError(f"{path} is not a prepared atlas: it has no {MANIFEST}. Make one with prepare.")
+    manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+    if manifest.get("version") != VERSION:
+        raise ValueError(
+            f"{path} is of version {manifest.get('version')} and this program reads version {VERSION}: "
+            f"prepare it again."
+        )
+    return manifest
+
+
+def _open_cells(path: Path, manifest: dict[str, Any]) -> CellStore:
+    """The store of counts: our own, or the sources in place, which must be what they were."""
+    if not manifest["in_place"]:
+        return open_store(path / CELLS)
+    stores = [_open_source(path, source, manifest["request"]["layer"]) for source in manifest["sources"]]
+    return StackedStore(stores)
+
+
+def _open_source(path: Path, source: dict[str, Any], layer: str | None) -> CellStore:
+    remedy = f"{path} reads it in place: put it back, or prepare again (repack=True copies the cells)"
+    try:
+        store = open_store(source["uri"], layer=layer)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the source {source['uri']} has vanished. {remedy}.") from error
+    if store.identity() != source["identity"]:
+        raise ValueError(
+            f"the source {source['uri']} has changed: it was {source['identity']} and is {store.identity()}. "
+            f"{remedy}."
+        )
+    return store

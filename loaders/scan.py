@@ -1,0 +1,162 @@
+"""The two passes of `prepare` over all counts: is every entry a count, and what is kept.
+
+Both read contiguous slabs, so that memory is a slab and a few numbers per cell and gene.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from tqdm import tqdm
+
+from cfgen_scale.types import AtlasSchema, IntArray
+from loaders.stacked_store import StackedStore
+from loaders.store import RNA
+
+SLAB_CELLS = 4_096
+LARGEST_COUNT = np.iinfo(np.int32).max
+
+
+@dataclass(frozen=True)
+class GeneScan:
+    """What the first pass learns: in how many training cells each gene occurs (G,), and the largest count."""
+
+    training_cells: IntArray
+    largest_count: int
+
+
+@dataclass(frozen=True)
+class CellScan:
+    """What the second pass learns, over the genes kept.
+
+    totals          (N,) float64, counts of each cell of the source; zero for a cell that is dropped
+    feature_totals  (G kept,) float64, counts of each gene over the training cells
+    counts_digest   sha256 of all counts kept, whatever the file format and dtype
+    """
+
+    totals: NDArray[np.float64]
+    feature_totals: NDArray[np.float64]
+    counts_digest: str
+
+
+def scan_genes(store: StackedStore, is_training: NDArray[np.bool_], *, progress: bool) -> GeneScan:
+    """Check every entry of the store and count the training cells of each gene.
+
+    Raises ValueError naming source, cell and gene of the first entry that is no count.
+    """
+    training_cells = np.zeros(len(store.features[RNA]), dtype=np.int64)
+    largest = 0
+    for rows, counts in _slabs(store, "checking counts", progress=progress):
+        _require_counts(store, rows, counts)
+        counts.eliminate_zeros()
+        largest = max(largest, int(counts.data.max(initial=0)))
+        genes = counts[np.flatnonzero(is_training[rows])].indices
+        training_cells += np.bincount(genes, minlength=len(training_cells))
+    return GeneScan(training_cells, largest)
+
+
+def scan_cells(
+    store: StackedStore,
+    columns: IntArray,
+    is_training: NDArray[np.bool_],
+    *,
+    keep: Callable[[csr_matrix], None] | None,
+    progress: bool,
+) -> CellScan:
+    """Totals and digest over the genes ``columns``; every slab of cells kept goes to ``keep``."""
+    totals = np.zeros(store.n_cells)
+    feature_totals = np.zeros(len(columns))
+    digest = CountsDigest()
+    lookup = column_lookup(columns, len(store.features[RNA]))
+    for rows, slab in _slabs(store, "reading counts", progress=progress):
+        counts = select_columns(slab, lookup, len(columns))
+        counts.eliminate_zeros()
+        totals[rows] = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+        counts = counts[np.flatnonzero(totals[rows] > 0)]
+        training = counts[np.flatnonzero(is_training[rows[totals[rows] > 0]])]
+        feature_totals += np.asarray(training.sum(axis=0, dtype=np.float64)).ravel()
+        digest.update(counts)
+        if keep is not None:
+            keep(counts)
+    return CellScan(totals, feature_totals, digest.hexdigest())
+
+
+def column_lookup(columns: IntArray, n_features: int) -> NDArray[np.int32] | None:
+    """New place of each of ``n_features`` columns, -1 where it is left out; None if all stay."""
+    if len(columns) == n_features:
+        return None
+    lookup = np.full(n_features, -1, dtype=np.int32)
+    lookup[columns] = np.arange(len(columns), dtype=np.int32)
+    return lookup
+
+
+def select_columns(counts: csr_matrix, lookup: NDArray[np.int32] | None, n_columns: int) -> csr_matrix:
+    """The columns that ``lookup`` keeps, in one pass over the non-zeros; ascending columns stay sorted."""
+    if lookup is None:
+        return counts
+    indices = lookup[counts.indices]
+    kept = indices >= 0
+    before = np.concatenate([[0], np.cumsum(kept)])
+    return csr_matrix(
+        (counts.data[kept], indices[kept], before[counts.indptr]), shape=(counts.shape[0], n_columns)
+    )
+
+
+class CountsDigest:
+    """sha256 of rows of counts: equal counts give equal digests in any dtype, format and size of slab."""
+
+    def __init__(self) -> None:
+        self._streams = [hashlib.sha256() for _ in range(3)]
+
+    def update(self, counts: csr_matrix) -> None:
+        """Add rows: indices sorted, no explicit zeros."""
+        parts = (
+            np.diff(counts.indptr).astype("<i8"),
+            counts.indices.astype("<u4"),
+            counts.data.astype("<u4"),
+        )
+        for stream, part in zip(self._streams, parts, strict=True):
+            stream.update(part.tobytes())
+
+    def hexdigest(self) -> str:
+        return hashlib.sha256(b"".join(stream.digest() for stream in self._streams)).hexdigest()
+
+
+def content_digest(
+    counts_digest: str, schema: AtlasSchema, labels: IntArray, split: NDArray[np.uint8]
+) -> str:
+    """sha256 of counts, schema, labels (N, K) and split (N,): what a model learns from."""
+    whole = hashlib.sha256(f"{counts_digest}:{schema.digest()}".encode())
+    whole.update(labels.astype("<i8").tobytes())
+    whole.update(split.tobytes())
+    return whole.hexdigest()
+
+
+def _slabs(store: StackedStore, what: str, *, progress: bool) -> Iterator[tuple[IntArray, csr_matrix]]:
+    with tqdm(total=store.n_cells, unit=" cells", desc=what, disable=not progress) as bar:
+        for start in range(0, store.n_cells, SLAB_CELLS):
+            rows = np.arange(start, min(start + SLAB_CELLS, store.n_cells))
+            yield rows, store.read(rows)
+            bar.update(len(rows))
+
+
+def _require_counts(store: StackedStore, rows: IntArray, counts: csr_matrix) -> None:
+    values = counts.data
+    with np.errstate(invalid="ignore"):
+        is_count = (
+            np.isfinite(values) & (values >= 0) & (values <= LARGEST_COUNT) & (values == np.rint(values))
+        )
+    if is_count.all():
+        return
+    at = int(np.argmin(is_count))
+    row = int(rows[np.searchsorted(counts.indptr, at, side="right") - 1])
+    source, local = store.locate(row)
+    raise ValueError(
+        f"{source.uri}: cell {source.obs_names(local, local + 1)[0]!r} (row {local}), gene "
+        f"{store.features[RNA][counts.indices[at]]!r} has {values[at]:.6g}, which is not a count. Counts are "
+        f"whole numbers from 0 to {LARGEST_COUNT:,}: if these are normalised values, name the layer that "
+        f"holds the raw counts."
+    )

@@ -1,0 +1,61 @@
+"""The path, telling and pairing of Algorithm 1."""
+
+import torch
+
+from cfgen_scale.flow import draw_times, flow_loss, linear_path, pair_noise, tell_one
+from cfgen_scale.randomness import generator
+from cfgen_scale.types import Condition
+
+
+def test_path_runs_from_noise_to_data_at_constant_velocity():
+    z_0, z_1 = torch.randn(6, 3), torch.randn(6, 3)
+    torch.testing.assert_close(linear_path(z_0, z_1, torch.zeros(6)).z_t, z_0)
+    torch.testing.assert_close(linear_path(z_0, z_1, torch.ones(6)).z_t, z_1)
+    early, late = (linear_path(z_0, z_1, torch.full((6,), t)) for t in (0.25, 0.75))
+    torch.testing.assert_close((late.z_t - early.z_t) / 0.5, early.u_t)
+
+
+def test_times_are_one_in_each_stratum():
+    times = draw_times(100, generator(0, "t"))
+    assert sorted((times * 100).long().tolist()) == list(range(100))
+    assert (times.sort().values != times).any(), "times are not tied to the order of the cells"
+
+
+def test_telling_is_per_cell_none_or_one_attribute():
+    labels = torch.stack([torch.arange(20_000) % 5, torch.arange(20_000) % 3], dim=1)
+    told = tell_one(labels, 0.2, generator(0, "tell"))
+    known = told >= 0
+    assert (told[known] == labels[known]).all()
+    assert known.sum(1).max() == 1
+    shares = torch.stack([~known.any(1), known[:, 0], known[:, 1]]).float().mean(1)
+    torch.testing.assert_close(shares, torch.tensor([0.2, 0.4, 0.4]), atol=0.02, rtol=0)
+
+
+def test_telling_keeps_unlabelled_cells_untold_and_bears_no_attributes():
+    unlabelled = torch.full((50, 2), -1)
+    assert (tell_one(unlabelled, 0.0, generator(0, "tell")) == -1).all()
+    assert tell_one(torch.empty(5, 0, dtype=torch.int64), 0.2, generator(0, "tell")).shape == (5, 0)
+
+
+def test_pairing_permutes_the_noise_alone_and_lowers_the_cost():
+    z_1, z_0 = torch.randn(32, 4), torch.randn(32, 4)
+    paired = pair_noise(z_0, z_1)
+    assert sorted(map(tuple, paired.tolist())) == sorted(map(tuple, z_0.tolist()))
+    assert (paired - z_1).square().sum() < (z_0 - z_1).square().sum()
+
+
+def test_pairing_finds_the_known_assignment():
+    """Data are the noise, shifted and shuffled: each cell gets its own noise back, whatever its label."""
+    z_0 = torch.arange(10.0)[:, None] * 100
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    z_1 = z_0[order] + 1.0
+    torch.testing.assert_close(pair_noise(z_0, z_1), z_0[order])
+
+
+def test_loss_is_zero_for_the_true_velocity_and_per_cell():
+    z_0, z_1 = torch.randn(4, 3), torch.randn(4, 3)
+    path = linear_path(z_0, z_1, torch.rand(4))
+    condition = Condition(torch.zeros(4, 1, dtype=torch.int64), torch.zeros(4, 1))
+    assert flow_loss(lambda t, z, c: z_1 - z_0, path, condition).tolist() == [0.0] * 4
+    off = flow_loss(lambda t, z, c: z_1 - z_0 + torch.tensor([1.0, 2.0, 0.0]), path, condition)
+    torch.testing.assert_close(off, torch.full((4,), 5 / 3))

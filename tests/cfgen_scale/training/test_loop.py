@@ -1,0 +1,112 @@
+"""The one loop: it learns, resumes exactly, stops when told, and never takes a step on a bad loss."""
+
+import numpy as np
+import pytest
+import torch
+
+from cfgen_scale.training import NonFiniteLossError, run_stage
+from cfgen_scale.training.checkpoint import checkpoints
+from cfgen_scale.training.loop import validate
+
+
+class KilledError(Exception):
+    pass
+
+
+def fit(built, accelerator, directory, *, kill_after=None):
+    """Run a stage; with ``kill_after``, die when the stream is asked for a batch behind that many cells."""
+    stage, cells = built
+    rows = []
+    if kill_after is not None:
+        original = cells.training
+
+        def until_killed(cells_seen):
+            for batch in original(cells_seen):
+                if batch.cells_seen > kill_after:
+                    raise KilledError
+                yield batch
+
+        cells = type(cells)(until_killed, cells.validation, cells.n_training, True, cells.waited)
+    weights = run_stage(stage, cells, accelerator, directory=directory, seed=0, report=rows.append)
+    return weights, rows
+
+
+@pytest.mark.parametrize("name", ["autoencoder_stage", "flow_stage"])
+@pytest.mark.parametrize("patience", [0, 50])
+def test_a_killed_run_resumed_is_bitwise_the_uninterrupted_one(
+    name, patience, request, accelerator, tmp_path
+):
+    build = request.getfixturevalue(name)
+    settings = {"checkpoint_every_cells": 70, "validate_every_cells": 40, "patience": patience}
+    whole, _ = fit(build(**settings), accelerator, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        fit(build(**settings), accelerator, tmp_path / "killed", kill_after=200)
+    at = int(checkpoints(tmp_path / "killed")[-1].name)
+    assert 0 < at < 200
+    seen = []
+    resumed, _ = fit(build(seen, **settings), accelerator, tmp_path / "killed")
+    assert seen[0][0] > at, "cells before the checkpoint are not read again"
+    assert resumed.keys() == whole.keys()
+    for key, weight in whole.items():
+        assert torch.equal(resumed[key], weight), key
+
+
+def test_a_finished_stage_run_again_does_nothing(autoencoder_stage, accelerator, tmp_path):
+    first, _ = fit(autoencoder_stage(), accelerator, tmp_path)
+    seen = []
+    again, rows = fit(autoencoder_stage(seen), accelerator, tmp_path)
+    assert (seen, rows) == ([], [])
+    assert all(torch.equal(first[k], again[k]) for k in first)
+
+
+@pytest.mark.parametrize("name", ["autoencoder_stage", "flow_stage"])
+def test_training_lowers_the_validation_loss(name, request, accelerator, tmp_path):
+    build = request.getfixturevalue(name)
+    _, rows = fit(build(cells=3000, validate_every_cells=200), accelerator, tmp_path)
+    losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    assert losses[-1] < 0.97 * losses[0]
+    assert rows[-1]["cells_seen"] >= 3000
+    assert {"loss", "cells_per_second", "data_wait_share", "gradient_norm", "learning_rate"} <= set(rows[-1])
+
+
+def test_patience_stops_early_and_keeps_the_best_weights(autoencoder_stage, accelerator, tmp_path):
+    """Seventy cells are soon learnt by heart."""
+    built = autoencoder_stage(cells=50_000, learning_rate=0.03, patience=3, validate_every_cells=350)
+    weights, rows = fit(built, accelerator, tmp_path)
+    losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    assert rows[-1]["cells_seen"] < 50_000
+    assert min(losses) < min(losses[-3:])
+    stage, cells = built
+    assert validate(stage, cells, accelerator, weights, 0) == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(autoencoder_stage, accelerator, tmp_path):
+    stage, cells = autoencoder_stage()
+    before = {n: p.detach().clone() for n, p in stage.network.named_parameters()}
+    original = cells.training
+
+    def poisoned(cells_seen):
+        for batch in original(cells_seen):
+            batch.counts[0].data = batch.counts[0].data.astype(np.float32)
+            batch.counts[0].data[batch.counts[0].indptr[3]] = np.inf
+            yield batch
+
+    cells = type(cells)(poisoned, cells.validation, cells.n_training, True, cells.waited)
+    with pytest.raises(NonFiniteLossError, match=r"rows \[3\].*weights are unchanged"):
+        run_stage(stage, cells, accelerator, directory=tmp_path, seed=0, report=print)
+    assert all(torch.equal(before[n], p) for n, p in stage.network.named_parameters())
+
+
+def test_bfloat16_stays_close_to_float32(autoencoder_stage, flow_stage, tmp_path):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    for build in (autoencoder_stage, flow_stage):
+        losses = {}
+        for precision in ("no", "bf16"):
+            AcceleratorState._reset_state(reset_partial_state=True)
+            accelerator = Accelerator(cpu=True, mixed_precision=precision)
+            _, rows = fit(build(cells=800), accelerator, tmp_path / f"{build}-{precision}"[-40:])
+            losses[precision] = rows[-1]["loss"]
+            AcceleratorState._reset_state(reset_partial_state=True)
+        assert losses["bf16"] == pytest.approx(losses["no"], rel=0.05)

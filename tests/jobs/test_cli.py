@@ -1,0 +1,175 @@
+"""The command line: help that is there at once, errors in one line, status that tells what comes next."""
+
+import json
+import subprocess
+import sys
+
+import anndata
+import pytest
+
+from jobs.cli import main, parse
+from jobs.status import status_of
+from jobs.tracking import TrackingError
+
+SUBCOMMANDS = ["prepare", "train", "generate", "evaluate", "status", "demo", "models list", "models show"]
+
+
+@pytest.mark.parametrize("command", [*SUBCOMMANDS, "models promote"])
+def test_help_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse([*command.split(), "--help"])
+    assert end.value.code == 0
+    assert f"example:\n  cfgen-scale {command}" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy():
+    """Importing these costs seconds each; help has to be there at once."""
+    heavy = ["torch", "ray", "mlflow", "scanpy", "anndata", "zarr", "numpy"]
+    script = (
+        "import sys; from jobs.cli import parse\n"
+        "try: parse(['train', '--help'])\n"
+        f"except SystemExit: sys.exit(str([m for m in {heavy} if m in sys.modules]))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ran.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "plan --cells 100",
+        "train both --data d --run r",
+        "train all --data d",
+        "train all --data d --run r --wrokers=2",
+        "train all --data d --run r seed",
+        "status r flow.cells=1",
+        "generate --model m --out o",
+        "generate --model m --out o --cells 5 --request r.yaml",
+        "generate --model m --out o --cells many",
+        "prepare a.h5ad --out p --test t.h5ad --split-column split",
+    ],
+)
+def test_wrong_usage_is_status_2(line, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(line.split())
+    assert end.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_configuration_may_stand_before_and_after_options():
+    options = parse(["train", "all", "a=1", "--data", "d", "--run", "r", "flow.cells=5", "seed=-1"])
+    assert options.overrides == ["a=1", "flow.cells=5", "seed=-1"]
+    assert parse(["train", "flow", "--data", "d", "--run", "r"]).overrides == []
+
+
+def test_repeatable_options():
+    line = ["generate", "--model", "m", "--out", "o", "--cells", "5"]
+    options = parse([*line, "--told", "cell_type=B cells", "--told", "donor=d1", "--guidance", "donor=2"])
+    assert options.told == ["cell_type=B cells", "donor=d1"]
+    assert options.guidance == ["donor=2"]
+    assert options.untold == []
+
+
+def test_a_failure_is_one_readable_line(tmp_path, capsys):
+    assert main(["generate", "--model", str(tmp_path / "none"), "--cells", "5", "--out", "atlas.zarr"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("cfgen-scale: error: ")
+    assert "none does not exist" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["--debug status {}", "status {} --debug"])
+def test_debug_raises_the_error_itself(line, tmp_path):
+    with pytest.raises(ValueError, match="is not a training run"):
+        main(line.format(tmp_path).split())
+
+
+def fail_by_lookup(options):
+    raise KeyError("cell_type")
+
+
+def fail_in_a_library(options):
+    json.loads("{")
+
+
+@pytest.mark.parametrize(
+    ("fail", "shown"),
+    [(fail_by_lookup, "KeyError: 'cell_type'"), (fail_in_a_library, "JSONDecodeError: Expecting property")],
+)
+def test_an_error_nobody_wrote_a_message_for_names_its_type(fail, shown, monkeypatch, capsys):
+    monkeypatch.setattr("jobs.commands.status", fail)
+    assert main(["status", "run"]) == 1
+    err = capsys.readouterr().err
+    assert shown in err
+    assert "--debug shows where" in err
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.commands.status", interrupted)
+    assert main(["status", "run"]) == 130
+    assert "The same command again resumes" in capsys.readouterr().err
+
+
+def test_a_name_that_the_registry_cannot_hold_is_refused_before_training(tmp_path):
+    line = f"--debug train all --data {tmp_path}/none --run {tmp_path}/run --register-as pbmc --alias latest"
+    with pytest.raises(TrackingError, match="'latest' cannot be an alias"):
+        main(line.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_generate_from_a_run(model_path, tmp_path, capsys):
+    """A run directory, a model directory and the options of a request, through to the atlas."""
+    atlas = tmp_path / "atlas.zarr"
+    line = f"generate --model {model_path.parent} --cells 30 --told cell_type=T --untold donor --out {atlas}"
+    assert main(line.split()) == 0
+    assert f"30 cells in {atlas}" in capsys.readouterr().out
+    cells = anndata.read_zarr(atlas)
+    assert cells.n_obs == 30
+    assert set(cells.obs["cell_type"]) == {"T"}
+    assert cells.obs["donor"].isna().all()
+
+
+def row(cells_seen, stage="autoencoder"):
+    return {"stage": stage, "cells_seen": cells_seen, "cells_total": 1000, "loss": 2.5}
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """A run that was stopped in the middle of its first stage."""
+    (tmp_path / "run.json").write_text(json.dumps({"data": "/data/pbmc"}))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row(400)) + "\n")
+    return tmp_path
+
+
+def test_status_of_a_run_that_was_stopped(run_dir, capsys):
+    assert main(["status", str(run_dir)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"run          {run_dir} on /data/pbmc, interrupted: the same train command resumes it",
+        "autoencoder  40% of 1,000 cells, loss 2.5",
+        "flow         not begun",
+        f"next         cfgen-scale train all --data /data/pbmc --run {run_dir}",
+    ]
+
+
+def test_status_of_a_complete_run(run_dir):
+    for stage in ("autoencoder", "flow"):
+        (run_dir / stage).mkdir()
+        (run_dir / stage / "result.safetensors").touch()
+    (run_dir / "model").mkdir()
+    lines = list(status_of(run_dir))
+    assert lines[0].endswith("complete")
+    assert lines[1] == "autoencoder  finished after 400 of at most 1,000 cells, loss 2.5"
+    assert lines[-1].startswith(f"next         cfgen-scale generate --model {run_dir}")
+
+
+def test_status_knows_that_training_goes_on(run_dir):
+    from jobs.run_directory import RunDirectory, sole_trainer
+
+    with sole_trainer(RunDirectory(run_dir)):
+        assert next(iter(status_of(run_dir))).endswith("in training now")
+    assert "interrupted" in next(iter(status_of(run_dir)))

@@ -1,0 +1,67 @@
+"""Configuration: defaults, file, command line; nothing unknown and nothing of the wrong type gets through."""
+
+from dataclasses import asdict
+
+import pytest
+
+from cfgen_scale.training.config import TrainConfig
+from jobs.config import ConfigError, flatten, load_config
+
+
+def test_without_anything_it_is_the_defaults():
+    assert load_config() == TrainConfig()
+
+
+def test_the_command_line_wins_over_the_file_over_the_defaults(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("model: {velocity: {width: 48, blocks: 1}}\nflow: {learning_rate: 5e-4}\n")
+    config = load_config(file, ["model.velocity.width=64", "seed=7", "flow.cells=2e5"])
+    assert (config.model.velocity.width, config.model.velocity.blocks) == (64, 1)
+    assert (config.flow.learning_rate, config.flow.cells, config.seed) == (5e-4, 200_000, 7)
+    assert config.autoencoder == TrainConfig().autoencoder
+
+
+def test_lists_and_names_from_the_command_line():
+    config = load_config(
+        overrides=["model.autoencoder.hidden=[64, 32]", "model.autoencoder.theta_by=cell_type"]
+    )
+    assert config.model.autoencoder.hidden == (64, 32)
+    assert config.model.autoencoder.theta_by == "cell_type"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "flow.batchcells=64",
+            r"unknown configuration key 'flow\.batchcells'.*Did you mean flow\.batch_cells",
+        ),
+        ("zzz=1", r"unknown configuration key 'zzz'.*Known here: model"),
+        ("flow=3", "'flow' in flow=3 is a section"),
+        ("flow.cells=many", r"flow\.cells.*integer.*'many'"),
+        ("flow.decay=linear", r"flow\.decay.*'cosine' or 'none'"),
+        ("autoencoder.patience=-1", "autoencoder.*patience must not be negative"),
+        ("precision=float16", r"precision.*'auto', 'float32' or 'bfloat16'"),
+        ("width", "not of the form key=value"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(overrides=[override])
+
+
+def test_a_wrong_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no configuration file .*nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(ConfigError, match="must hold keys and values"):
+        load_config(tmp_path / "list.yaml")
+    (tmp_path / "deep.yaml").write_text("model: {velocity: {widht: 3}}")
+    with pytest.raises(ConfigError, match=r"model\.velocity\.widht.*deep\.yaml.*model\.velocity\.width"):
+        load_config(tmp_path / "deep.yaml")
+
+
+def test_flattened_names_every_leaf():
+    flat = flatten(asdict(TrainConfig()))
+    assert flat["model.velocity.width"] == TrainConfig().model.velocity.width
+    assert not any(isinstance(value, dict) for value in flat.values())

@@ -1,0 +1,65 @@
+"""A run directory belongs to one configuration and one atlas, and to one trainer at a time."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from cfgen_scale.training.config import TrainConfig
+from jobs.config import load_config
+from jobs.run_directory import RunError, append_metrics, open_run, sole_trainer, truncate_metrics
+
+
+def begin(tmp_path, *overrides, digest="abc", name="run"):
+    return open_run(
+        tmp_path / name, config=asdict(load_config(overrides=overrides)), data=tmp_path, data_digest=digest
+    )
+
+
+def test_the_resolved_configuration_comes_back(tmp_path):
+    run = begin(tmp_path, "flow.cells=1234", "model.autoencoder.hidden=[8]")
+    assert run.config() == load_config(overrides=["flow.cells=1234", "model.autoencoder.hidden=[8]"])
+    assert begin(tmp_path, "flow.cells=1234", "model.autoencoder.hidden=[8]").path == run.path
+
+
+def test_another_configuration_is_refused_by_its_first_key(tmp_path):
+    begin(tmp_path)
+    with pytest.raises(RunError, match=rf"flow\.cells={TrainConfig().flow.cells}, not 99"):
+        begin(tmp_path, "flow.cells=99")
+
+
+def test_other_cells_are_refused(tmp_path):
+    begin(tmp_path)
+    with pytest.raises(RunError, match="begun on other cells"):
+        begin(tmp_path, digest="other")
+
+
+def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("x")
+    with pytest.raises(RunError, match="is not a training run"):
+        begin(tmp_path)
+
+
+def test_a_second_trainer_is_refused_while_the_first_holds_the_run(tmp_path):
+    run = begin(tmp_path)
+    with sole_trainer(run), pytest.raises(RunError, match="another process"), sole_trainer(run):
+        pass
+    with sole_trainer(run):
+        pass
+
+
+def test_metrics_behind_the_restored_position_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    truncate_metrics(path, "flow", 0)
+    for stage, cells_seen in (("autoencoder", 30), ("flow", 10), ("flow", 20), ("flow", 30)):
+        append_metrics(path, {"stage": stage, "cells_seen": cells_seen})
+    with open(path, "a") as file:
+        file.write('{"stage": "flow", "cel')
+    truncate_metrics(path, "flow", 20)
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["stage"], row["cells_seen"]) for row in kept] == [
+        ("autoencoder", 30),
+        ("flow", 10),
+        ("flow", 20),
+    ]

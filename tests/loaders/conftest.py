@@ -1,0 +1,79 @@
+"""Small atlases, made and written in every form that a user may bring."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy.sparse import csr_matrix
+
+from loaders.prepare import prepare
+from loaders.prepared import Prepared
+
+N_DONORS = 40
+FORMATS = ("h5ad", "zarr_v2", "zarr_v3", "zarr_dense", "memory")
+
+
+def make_atlas(n_cells: int = 600, n_genes: int = 50, seed: int = 0) -> AnnData:
+    """Cells sorted by donor (40 of them); types B, T and "" (unlabelled); every cell has a count."""
+    random = np.random.default_rng(seed)
+    counts = random.poisson(0.6, (n_cells, n_genes)) * random.integers(1, 4, (n_cells, n_genes))
+    counts[:, 0] += 1
+    types = np.array(["T cells", "B cells", ""], dtype=object)[random.integers(0, 3, n_cells)]
+    donors = [f"donor_{i * N_DONORS // n_cells:02d}" for i in range(n_cells)]
+    obs = pd.DataFrame(
+        {"donor": pd.Categorical(donors), "cell_type": pd.Categorical(types)},
+        index=pd.Index([f"cell_{seed}_{i}" for i in range(n_cells)], dtype=object),
+    )
+    var = pd.DataFrame(index=pd.Index([f"gene_{g}" for g in range(n_genes)], dtype=object))
+    return AnnData(X=csr_matrix(counts.astype(np.float32)), obs=obs, var=var)
+
+
+def write_as(adata: AnnData, form: str, path: Path) -> Path | AnnData:
+    """The atlas in one of `FORMATS`; the path to it, or the object itself for "memory"."""
+    adata = adata.copy()
+    match form:
+        case "memory":
+            return adata
+        case "h5ad":
+            adata.write_h5ad(path / "atlas.h5ad")
+            return path / "atlas.h5ad"
+        case "zarr_dense":
+            adata.X = adata.X.toarray()
+            adata.write_zarr(path / "dense.zarr", chunks=(7, adata.n_vars))
+            return path / "dense.zarr"
+    version = int(form[-1])
+    with anndata.settings.override(zarr_write_format=version), warnings.catch_warnings():
+        # anndata 0.13 announces the end of writing v2 when asked for it
+        warnings.simplefilter("ignore")
+        adata.write_zarr(path / f"{form}.zarr")
+    return path / f"{form}.zarr"
+
+
+@pytest.fixture(scope="session")
+def atlas() -> AnnData:
+    return make_atlas()
+
+
+@pytest.fixture(scope="session")
+def prepared(atlas: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """The atlas prepared from memory, with 10 % of cells for validation and for test."""
+    out = tmp_path_factory.mktemp("prepared") / "out"
+    return prepare(atlas, out, labels=["cell_type", "donor"], progress=False)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write an atlas to a file of its own; returns the path."""
+
+    def written(adata: AnnData, form: str = "h5ad", name: str = "source") -> Path:
+        (tmp_path / name).mkdir()
+        path = write_as(adata, form, tmp_path / name)
+        assert isinstance(path, Path)
+        return path
+
+    return written

@@ -1,0 +1,165 @@
+import json
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+import zarr
+from scipy.sparse import csr_matrix
+
+from cfgen_scale.types import AtlasSchema, Covariate, GeneratedCells, Modality
+from loaders import layout
+from loaders.assembly import check_writable, finish, read_provenance
+from loaders.writer import PartialAtlas
+from tests.tree_bytes import tree_bytes
+
+SCHEMA = AtlasSchema(
+    (Modality("rna", "negative_binomial", tuple(f"gene_{i}" for i in range(300))),),
+    (Covariate("cell_type", ("B", "T")),),
+)
+
+
+def cells_of(n: int, seed: int, *, largest: int = 9) -> GeneratedCells:
+    random = np.random.default_rng(seed)
+    counts = random.integers(1, largest + 1, (n, 300)) * (random.random((n, 300)) < 0.1)
+    return GeneratedCells(
+        (csr_matrix(counts.astype(np.int32)),),
+        random.integers(-1, 2, (n, 1)),
+        random.normal(8, 0.1, (n, 1)).astype(np.float32),
+        random.normal(size=(n, 5)).astype(np.float32),
+    )
+
+
+def write_atlas(out: Path, chunks: list[GeneratedCells], order: list[int]) -> Path:
+    partial = PartialAtlas.beside(out)
+    with partial.held():
+        partial.begin({"plan": "a plan"})
+        for index in order:
+            partial.write_chunk(index, chunks[index], SCHEMA, group=index // 2)
+        return finish(partial, out, n_chunks=len(chunks), schema=SCHEMA, provenance={"plan": "a plan"})
+
+
+def test_atlas_holds_what_the_chunks_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Shards of 256 chunks of 7: runs of whole shards begin and end inside the chunks of cells.
+    monkeypatch.setattr(layout, "CHUNK", 7)
+    monkeypatch.setattr(layout, "SHARD", 7 * 256)
+    chunks = [cells_of(n, seed=n) for n in (90, 1, 137, 64)]
+    atlas = anndata.read_zarr(write_atlas(tmp_path / "atlas.zarr", chunks, [0, 1, 2, 3]))
+    expected = np.concatenate([c.counts[0].toarray() for c in chunks])
+    np.testing.assert_array_equal(atlas.X.toarray(), expected)
+    np.testing.assert_array_equal(atlas.obsm["X_cfgen"], np.concatenate([c.latent for c in chunks]))
+    labels = np.concatenate([c.labels[:, 0] for c in chunks])
+    np.testing.assert_array_equal(atlas.obs["cell_type"].cat.codes, labels)
+    assert atlas.obs["cell_type"].isna().sum() == (labels == -1).sum() > 0
+    log_size_factor = np.concatenate([c.log_size_factor[:, 0] for c in chunks])
+    np.testing.assert_array_equal(atlas.obs["log_size_factor"], log_size_factor)
+    np.testing.assert_allclose(atlas.obs["size_factor"], np.exp(log_size_factor), rtol=1e-6)
+    assert atlas.obs["request_chunk"].tolist() == np.repeat([0, 1, 2, 3], [90, 1, 137, 64]).tolist()
+    assert atlas.obs["request_group"].tolist() == np.repeat([0, 0, 1, 1], [90, 1, 137, 64]).tolist()
+    assert tuple(atlas.var_names) == SCHEMA.modalities[0].features
+    assert atlas.obs_names.is_unique
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(9, np.uint8), (300, np.uint16), (70_000, np.uint32)])
+def test_counts_are_as_narrow_as_the_largest_of_any_chunk(tmp_path: Path, largest: int, dtype: type) -> None:
+    small = cells_of(30, seed=0)
+    large = cells_of(30, seed=1, largest=largest)
+    large.counts[0].data[0] = largest
+    out = write_atlas(tmp_path / "atlas.zarr", [small, large], [0, 1])
+    atlas = anndata.read_zarr(out)
+    assert atlas.X.dtype == dtype
+    assert atlas.X.max() == largest
+
+
+def test_bytes_do_not_depend_on_the_order_of_writing(tmp_path: Path) -> None:
+    chunks = [cells_of(50, seed=n) for n in range(4)]
+    one = write_atlas(tmp_path / "one.zarr", chunks, [0, 1, 2, 3])
+    other = write_atlas(tmp_path / "other.zarr", chunks, [3, 1, 0, 2])
+    assert tree_bytes(one) == tree_bytes(other)
+
+
+def test_few_files_one_metadata_and_no_work_directory_are_left(tmp_path: Path) -> None:
+    out = write_atlas(tmp_path / "atlas.zarr", [cells_of(50, seed=n) for n in range(20)], list(range(20)))
+    assert [path.name for path in tmp_path.iterdir()] == ["atlas.zarr"]
+    assert len(tree_bytes(out)) < 60
+    assert json.loads((out / "zarr.json").read_text())["consolidated_metadata"]
+    assert zarr.open_group(out).metadata.zarr_format == 3
+
+
+def test_provenance_is_read_back(tmp_path: Path) -> None:
+    out = write_atlas(tmp_path / "atlas.zarr", [cells_of(5, seed=0)], [0])
+    found = read_provenance(out)
+    assert found["plan"] == "a plan"
+    assert AtlasSchema.from_json(found["schema"]) == SCHEMA
+
+
+@pytest.mark.parametrize("what", ["file", "directory", "zarr"])
+def test_what_is_no_atlas_of_ours_is_named(tmp_path: Path, what: str) -> None:
+    out = tmp_path / "thing"
+    match what:
+        case "file":
+            out.write_text("x")
+        case "directory":
+            out.mkdir()
+        case "zarr":
+            anndata.AnnData(np.eye(3)).write_zarr(out)
+    with pytest.raises(FileExistsError, match="thing exists and is not an atlas that was generated"):
+        read_provenance(out)
+
+
+def test_stored_zeros_and_unsorted_indices_are_put_right(tmp_path: Path) -> None:
+    cells = cells_of(2, seed=0)
+    messy = csr_matrix((np.array([3, 0, 5]), np.array([9, 4, 2]), np.array([0, 3, 3])), shape=(2, 300))
+    partial = PartialAtlas.beside(tmp_path / "atlas.zarr")
+    with partial.held():
+        made = GeneratedCells((messy,), cells.labels, cells.log_size_factor, cells.latent)
+        partial.write_chunk(0, made, SCHEMA, group=0)
+    chunk = partial.read_chunk(0)
+    assert (chunk.indices.tolist(), chunk.data.tolist(), chunk.indptr.tolist()) == ([2, 9], [5, 3], [0, 2, 2])
+    assert (chunk.data.dtype, chunk.indices.dtype) == (np.uint8, np.uint16)
+
+
+def test_counts_that_do_not_fit_are_refused_and_leave_no_file(tmp_path: Path) -> None:
+    partial = PartialAtlas.beside(tmp_path / "atlas.zarr")
+    cells = cells_of(4, seed=0)
+    negative = GeneratedCells((-cells.counts[0],), cells.labels, cells.log_size_factor, cells.latent)
+    narrow = GeneratedCells((cells.counts[0][:, :9],), cells.labels, cells.log_size_factor, cells.latent)
+    with partial.held():
+        with pytest.raises(ValueError, match="a negative count was drawn: -9"):
+            partial.write_chunk(0, negative, SCHEMA, group=0)
+        with pytest.raises(ValueError, match=r"counts \(4, 9\) for 4 cells and 300 features"):
+            partial.write_chunk(0, narrow, SCHEMA, group=0)
+        assert not partial.has_chunk(0)
+
+
+def test_a_missing_chunk_stops_the_assembly(tmp_path: Path) -> None:
+    out = tmp_path / "atlas.zarr"
+    partial = PartialAtlas.beside(out)
+    with partial.held():
+        partial.write_chunk(0, cells_of(4, seed=0), SCHEMA, group=0)
+        with pytest.raises(FileNotFoundError, match=r"000001\.npz"):
+            finish(partial, out, n_chunks=2, schema=SCHEMA, provenance={})
+    assert not out.exists()
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    partial = PartialAtlas.beside(tmp_path / "atlas.zarr")
+    with partial.held(), pytest.raises(RuntimeError, match="another process is generating"), partial.held():
+        pass
+
+
+def test_a_directory_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+    partial = PartialAtlas.beside(tmp_path / "atlas.zarr")
+    partial.path.mkdir()
+    assert partial.read_plan() is None
+    (partial.path / "thesis.tex").write_text("precious")
+    with pytest.raises(FileExistsError, match="was not begun by a generation"):
+        partial.read_plan()
+
+
+def test_schemas_that_cannot_be_written_are_refused() -> None:
+    atac = Modality("atac", "negative_binomial", ("peak",))
+    with pytest.raises(ValueError, match="one modality; the model has 2: rna, atac"):
+        check_writable(AtlasSchema((*SCHEMA.modalities, atac), ()))
+    with pytest.raises(ValueError, match="'size_factor' has the name of an obs column"):
+        check_writable(AtlasSchema(SCHEMA.modalities, (Covariate("size_factor", ("a",)),)))
