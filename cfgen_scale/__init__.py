@@ -1,7 +1,14 @@
-"""CFGen at atlas scale: the science. See ``CFGen`` for the model and ``types`` for what flows."""
+"""CFGen at atlas scale: the science. See ``CFGen`` for the model and ``types`` for what flows.
 
-from .model import CFGen, ModelConfig
-from .types import AtlasSchema, CellBatch, Condition, Covariate, GeneratedCells, Modality
+Names are imported when first used: commands that only look at files need not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .model import CFGen, ModelConfig
+    from .types import AtlasSchema, CellBatch, Condition, Covariate, GeneratedCells, Modality
 
 __all__ = [
     "AtlasSchema",
@@ -13,3 +20,10 @@ __all__ = [
     "Modality",
     "ModelConfig",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = ".model" if name in ("CFGen", "ModelConfig") else ".types"
+    return getattr(import_module(module, __name__), name)

@@ -28,7 +28,7 @@ def train(
     mlflow_uri: str | None = None,
     experiment: str = "cfgen-scale",
     register_as: str | None = None,
-    alias: str = "latest",
+    alias: str = "champion",
 ) -> Path:
     """Train on a prepared atlas; the same call again resumes. Returns the run directory.
 

@@ -22,6 +22,7 @@ class CellStream:
     """This worker's shares of the global batches of one split, from ``cells_seen`` on.
 
     batch_cells  cells of a global batch, over all workers
+    lanes        the most workers that can share it; None takes what `Order` does
     cells_seen   where to begin: 0, or the ``cells_seen`` of the last batch that was used
     epochs       stop when the split has been seen this often, counted from the start of training; None: never
     read_ahead   batches that may be ready or in the making while the consumer works
@@ -39,6 +40,7 @@ class CellStream:
         batch_cells: int,
         seed: int = 0,
         granularity: Granularity = "uniform",
+        lanes: int | None = None,
         rank: int = 0,
         world: int = 1,
         cells_seen: int = 0,
@@ -49,7 +51,7 @@ class CellStream:
         self._rows = prepared.rows(split)
         if not len(self._rows):
             raise ValueError(f"the prepared atlas {prepared.path} has no {split} cells.")
-        self.order = Order(len(self._rows), batch_cells, seed, granularity)
+        self.order = Order(len(self._rows), batch_cells, seed, granularity, lanes)
         self.order.check_world(rank, world)
         self.order.after(cells_seen)
         _require_read_ahead(read_ahead)

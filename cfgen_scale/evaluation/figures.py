@@ -17,11 +17,12 @@ from .embedding import Map
 from .moments import library_sizes, zero_share
 from .normalise import FloatArray, mean_and_variance
 from .palette import FLOOR, GENERATED, GRID, INK, MUTED, OTHER_CLASSES, REAL, class_colours
+from .verdicts import VARIANCE_GOOD
 
 HISTOGRAM_BINS = 36
 # classes with a smaller share of the cells are named in the legend alone
 SHARE_NAMED_ON_MAP = 0.04
-VARIANCE_BAND = (1 / 1.2, 1.2)
+MOST_CLASSES = 30
 DASHED = (0, (4, 3))
 SIDES = ((REAL, "real"), (GENERATED, "generated"))
 Names = NDArray[np.str_]
@@ -92,8 +93,8 @@ def library_figure(real: csr_matrix, generated: csr_matrix) -> Figure:
 
 
 def per_class_figure(per_class: dict[str, Any], test_cells: dict[str, int]) -> Figure:
-    """W2 of each class as a bar with its floor below, the ratio beside; the highest ratio comes first."""
-    names = sorted(per_class, key=lambda name: per_class[name]["w2"]["ratio"] or 0.0)
+    """W2 of each class as a bar with its floor below, the ratio beside; the 30 highest ratios."""
+    names = sorted(per_class, key=lambda name: per_class[name]["w2"]["ratio"] or 0.0)[-MOST_CLASSES:]
     figure = Figure(figsize=(6.4, 1.3 + 0.46 * len(names)), layout="constrained")
     axes = figure.subplots()
     for place, name in enumerate(names):
@@ -115,11 +116,11 @@ def per_class_figure(per_class: dict[str, Any], test_cells: dict[str, int]) -> F
 
 
 def variance_figure(per_class: dict[str, Any], test_cells: dict[str, int]) -> Figure:
-    """Variance of each class, generated over real, on a logarithmic axis, with that of the floor in grey."""
-    names = sorted(per_class, key=lambda name: per_class[name]["value"] or 0.0, reverse=True)
+    """Variance of each class over that of its test cells, with that of the floor; the 30 lowest."""
+    names = sorted(per_class, key=lambda name: -(per_class[name]["value"] or 0.0))[-MOST_CLASSES:]
     figure = Figure(figsize=(6.4, 1.3 + 0.46 * len(names)), layout="constrained")
     axes = figure.subplots()
-    axes.axvspan(*VARIANCE_BAND, color=GRID, lw=0)
+    axes.axvspan(*VARIANCE_GOOD, color=GRID, lw=0)
     axes.axvline(1, color=INK, lw=1)
     for key, colour in (("floor", FLOOR), ("value", GENERATED)):
         shown = [(per_class[name][key], place) for place, name in enumerate(names) if per_class[name][key]]

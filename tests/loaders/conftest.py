@@ -46,11 +46,11 @@ def write_as(adata: AnnData, form: str, path: Path) -> Path | AnnData:
             adata.X = adata.X.toarray()
             adata.write_zarr(path / "dense.zarr", chunks=(7, adata.n_vars))
             return path / "dense.zarr"
-    version = int(form[-1])
-    with anndata.settings.override(zarr_write_format=version), warnings.catch_warnings():
-        # anndata 0.13 announces the end of writing v2 when asked for it
-        warnings.simplefilter("ignore")
-        adata.write_zarr(path / f"{form}.zarr")
+    with warnings.catch_warnings():
+        # anndata 0.13 says, whichever version is named, that it will write v3 alone one day
+        warnings.simplefilter("ignore", category=DeprecationWarning)
+        with anndata.settings.override(zarr_write_format=int(form[-1])):
+            adata.write_zarr(path / f"{form}.zarr")
     return path / f"{form}.zarr"
 
 

@@ -32,9 +32,7 @@ def epoch_batches(order: Order, *, epoch: int = 0, world: int = 1) -> list[IntAr
 
 
 @pytest.mark.parametrize("granularity", BOTH)
-@pytest.mark.parametrize(
-    ("n_cells", "batch_cells"), [(1000, 64), (1003, 32), (5000, 100), (640, 64), (20, 64)]
-)
+@pytest.mark.parametrize(("n_cells", "batch_cells"), [(1003, 32), (3000, 100), (640, 64), (20, 64)])
 def test_global_batches_do_not_depend_on_the_number_of_workers(
     granularity: Granularity, n_cells: int, batch_cells: int
 ) -> None:
@@ -47,7 +45,7 @@ def test_global_batches_do_not_depend_on_the_number_of_workers(
 
 @pytest.mark.parametrize("granularity", BOTH)
 @pytest.mark.parametrize(
-    ("n_cells", "batch_cells"), [(1, 1), (1, 8), (63, 64), (64, 64), (1003, 96), (4999, 7)]
+    ("n_cells", "batch_cells"), [(1, 1), (1, 8), (63, 64), (64, 64), (1003, 96), (999, 7)]
 )
 def test_every_cell_once_an_epoch_ragged_tail_included(
     granularity: Granularity, n_cells: int, batch_cells: int
@@ -86,17 +84,15 @@ def test_uniform_order_mixes_the_whole_split() -> None:
     assert (np.abs(np.diff(sequence)) == 1).sum() < 10
 
 
-@pytest.mark.parametrize("world", [1, 8])
-def test_one_worker_meets_all_donors_of_an_atlas_sorted_by_donor(world: int) -> None:
+@pytest.mark.parametrize("granularity", BOTH)
+def test_one_worker_meets_all_donors_of_an_atlas_sorted_by_donor(granularity: Granularity) -> None:
     n_cells, donors = 400_000, 40
-    order = Order(n_cells, 4096, 0, "windowed")
-    for rank in range(world):
-        cells_seen, met = 0, set()
-        for _ in range(10):
-            plan = order.batch(cells_seen, rank=rank, world=world)
-            met |= set((plan.places * donors // n_cells).tolist())
-            cells_seen = plan.cells_seen_after
-        assert len(met) == donors
+    order = Order(n_cells, 4096, 0, granularity)
+    plans = [order.batch(step * 4096, rank=3, world=8) for step in range(order.steps_per_epoch)]
+    cells = np.bincount(np.concatenate([plan.places for plan in plans]) * donors // n_cells, minlength=donors)
+    # 50,000 cells of this worker: 1,250 of each donor, in some 20 blocks
+    assert cells.min() > 500
+    assert cells.max() < 2500
 
 
 def test_windows_read_contiguous_slabs() -> None:

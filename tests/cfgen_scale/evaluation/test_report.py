@@ -22,14 +22,9 @@ Report = tuple[dict[str, Any], Path]
 
 
 @pytest.fixture(scope="module")
-def report(
-    train: AnnData,
-    test_cells: AnnData,
-    simulate: Callable[..., AnnData],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Report:
+def report(simulate: Callable[..., AnnData], tmp_path_factory: pytest.TempPathFactory) -> Report:
     """Metrics and folder of a report over classes of which one has a name that is no good HTML."""
-    sets = [train.copy(), test_cells.copy(), simulate(2)]
+    sets = [simulate(seed, {"B cells": 60, "NK cells": 40, "Monocytes": 30}) for seed in range(3)]
     for cells in sets:
         cells.obs["cell_type"] = cells.obs["cell_type"].replace("Monocytes", HOSTILE)
     folder = tmp_path_factory.mktemp("report") / "new" / "folder"
@@ -80,16 +75,27 @@ def test_metrics_json_is_strict_json_with_value_spread_and_floor(report: Report)
                 assert all(isinstance(figure[key], float) for key in ("value", "spread", "floor"))
 
 
-def test_a_second_report_replaces_the_first(report: Report, train: AnnData, test_cells: AnnData) -> None:
+def test_a_second_report_replaces_the_first(report: Report, simulate: Callable[..., AnnData]) -> None:
     folder = report[1]
     (folder / "report.html").write_text("old")
-    settings = EvaluationSettings(n_genes=100, n_components=8, repeats=1)
-    again = evaluate(None, test_cells, [train], label="cell_type", seeds=(0,), settings=settings)
-    path = write_report(again, None, test_cells, [train], folder, "cell_type")
+    test, generated = (simulate(seed, {"B cells": 50, "NK cells": 50}) for seed in (1, 2))
+    again = evaluate(None, test, [generated], label="cell_type", seeds=(0,), settings=SETTINGS)
+    path = write_report(again, None, test, [generated], folder, "cell_type")
     html = path.read_text()
     assert "there is no neutral protocol and no floor" in html
     assert "NK cells" in html
     assert json.loads((folder / "metrics.json").read_text())["seeds"] == [0]
+
+
+def test_cells_told_no_class_have_a_report_without_classes(
+    simulate: Callable[..., AnnData], tmp_path: Path
+) -> None:
+    train, test, generated = (simulate(seed, {"B cells": 60}) for seed in range(3))
+    generated.obs["cell_type"] = None
+    metrics = evaluate(train, test, [generated], label="cell_type", seeds=(0,), settings=SETTINGS)
+    html = write_report(metrics, train, test, [generated], tmp_path, "cell_type").read_text()
+    assert html.count("data:image/png;base64,") == 4
+    assert "Class by class" not in html
 
 
 def test_the_terminal_gets_every_distance_and_verdict(report: Report) -> None:
