@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import h5py  # type: ignore[import-untyped]
+import h5py
 import numpy as np
 import pandas as pd
 import zarr
@@ -98,8 +98,8 @@ class AnnDataStore:
         begins, lengths = self._indptr[rows], self._indptr[rows + 1] - self._indptr[rows]
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         places = np.repeat(begins - indptr[:-1], lengths) + np.arange(indptr[-1])
-        # Narrow unsigned indices are for disks: numerical libraries want int32.
-        indices = self._indices.take(places).astype(np.int32)
+        # A file may hold indices of any type: numerical libraries want int32.
+        indices = self._indices.take(places).astype(np.int32, copy=False)
         counts = csr_matrix((self._data.take(places), indices, indptr), shape=(len(rows), n_features))
         counts.sum_duplicates()
         return counts

@@ -16,12 +16,11 @@ import anndata
 import numpy as np
 import pandas as pd
 import zarr
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cfgen_scale.types import AtlasSchema
 
-from .layout import consolidate, create_array, create_atlas, create_csr, write_frame
+from .layout import ShardAppender, consolidate, create_array, create_atlas, create_csr, write_frame
 from .writer import ChunkFile, PartialAtlas, one_modality
 
 LATENT_KEY = "X_cfgen"
@@ -95,9 +94,9 @@ def _write_cells(
     shape = (n_cells, len(one_modality(schema).features))
     x = create_csr(root, "X", shape=shape, nnz=nnz, largest_count=max(s.largest for s in sizes))
     obsm = root.require_group("obsm")
-    create_array(obsm, LATENT_KEY, shape=(n_cells, sizes[0].latent), dtype=np.float32)
-    data, indices, indptr = (_Appender(x, name) for name in ("data", "indices", "indptr"))
-    latents = _Appender(obsm, LATENT_KEY)
+    latent = create_array(obsm, LATENT_KEY, shape=(n_cells, sizes[0].latent), dtype=np.float32)
+    data, indices, indptr = (ShardAppender(x[name]) for name in ("data", "indices", "indptr"))
+    latents = ShardAppender(latent)
     indptr.append(np.zeros(1, dtype=np.int64))
     columns = _ObsColumns(n_cells, schema)
     row = n_before = 0
@@ -114,33 +113,6 @@ def _write_cells(
     for appender in (data, indices, indptr, latents):
         appender.flush()
     return columns.frame()
-
-
-class _Appender:
-    """Writes pieces of any length one behind the other into an array, in runs of whole shards."""
-
-    def __init__(self, group: zarr.Group, name: str) -> None:
-        array = group[name]
-        assert isinstance(array, zarr.Array)
-        assert array.shards is not None
-        self._array, self._run = array, array.shards[0]
-        self._pieces: list[NDArray[Any]] = []
-        self._held = self._written = 0
-
-    def append(self, values: NDArray[Any]) -> None:
-        while len(values):
-            fits = values[: self._run - self._held]
-            self._pieces.append(fits)
-            self._held += len(fits)
-            values = values[len(fits) :]
-            if self._held == self._run:
-                self.flush()
-
-    def flush(self) -> None:
-        if self._held:
-            end = self._written + self._held
-            self._array[self._written : end] = np.concatenate(self._pieces).astype(self._array.dtype)
-            self._pieces, self._held, self._written = [], 0, end
 
 
 class _ObsColumns:

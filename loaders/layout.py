@@ -4,9 +4,13 @@ Everything that writes cells to Zarr (a converted atlas, a generated one) writes
 and `anndata.read_zarr` opens it without help. What was chosen, and why (measured on PBMC3K, 2.2 M
 non-zeros, bytes per non-zero for counts and indices together):
 
-- indices in the narrowest unsigned type (uint16 up to 65,536 genes), counts likewise;
-- gaps between successive indices (numcodecs' Delta) instead of indices: 0.99 where indices themselves
-  take 1.34, both under blosc-zstd with byte shuffle. Delta is an extension of Zarr v3 that zarr-python,
+- counts in the narrowest unsigned type, indices and row pointers in ONE signed type, int32 or int64, as
+  scipy keeps them in memory. anndata hands over what is stored, and uint16 indices, or int32 ones beside
+  int64 pointers, make eliminate_zeros, sort_indices, calculate_qc_metrics and downsample_counts fail
+  ("Output dtype not compatible with inputs"). Narrow indices would save nothing: 0.653 bytes a non-zero
+  as int32 where uint16 takes 0.639, and they are decoded in four fifths of the time;
+- gaps between successive indices (numcodecs' Delta) instead of indices: 1.00 where indices themselves
+  take 1.40, both under blosc-zstd with byte shuffle. Delta is an extension of Zarr v3 that zarr-python,
   and therefore anndata and scanpy, opens without a word; a reader without numcodecs will refuse it;
 - chunks of 32,768 non-zeros: a random row costs the decoding of one small chunk, and the ratio is within
   1 % of that of chunks four times larger;
@@ -16,7 +20,7 @@ non-zeros, bytes per non-zero for counts and indices together):
 
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import anndata
 import numpy as np
@@ -30,9 +34,10 @@ CHUNK = 32_768
 SHARD = 256 * CHUNK
 
 
-def index_dtype(n_features: int) -> np.dtype[Any]:
-    """The narrowest unsigned dtype that holds every column index of ``n_features`` columns."""
-    return narrowest_unsigned(max(0, n_features - 1))
+def index_dtype(nnz: int, n_features: int) -> np.dtype[Any]:
+    """The dtype of both indices and row pointers: int32 while ``nnz`` and ``n_features`` are below 2^31,
+    else int64. This is scipy's own rule."""
+    return np.dtype(np.int32 if max(nnz, n_features) <= np.iinfo(np.int32).max else np.int64)
 
 
 def narrowest_unsigned(largest: int) -> np.dtype[Any]:
@@ -62,25 +67,19 @@ def create_csr(
     to be filled.
 
     Write ``data`` and ``indices`` in aligned runs of `SHARD` elements, each run by one writer.
-    ``largest_count`` decides the dtype of ``data``; ``shape[1]`` that of ``indices``. Where the number of
-    rows or non-zeros is learnt on the way, create with what is known and finish with `resize_csr`.
+    ``largest_count`` decides the dtype of ``data``, `index_dtype` that of ``indices`` and ``indptr``, which
+    is why ``nnz`` must be known. Where the rows are counted on the way, create with 0 of them, let
+    ``indptr`` grow, and put the attribute ``shape`` right.
     """
+    of_indices = index_dtype(nnz, shape[1])
     group = root.create_group(name)
     group.attrs.update(
         {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [int(n) for n in shape]}
     )
     create_array(group, "data", shape=(nnz,), dtype=narrowest_unsigned(largest_count))
-    create_array(group, "indices", shape=(nnz,), dtype=index_dtype(shape[1]), gaps=True)
-    create_array(group, "indptr", shape=(shape[0] + 1,), dtype=np.int64, gaps=True)
+    create_array(group, "indices", shape=(nnz,), dtype=of_indices, gaps=True)
+    create_array(group, "indptr", shape=(shape[0] + 1,), dtype=of_indices, gaps=True)
     return group
-
-
-def resize_csr(group: zarr.Group, *, rows: int, nnz: int) -> None:
-    """Give a CSR group its final number of rows and non-zeros."""
-    _, columns = cast(list[int], group.attrs["shape"])
-    group.attrs["shape"] = [int(rows), columns]
-    for name, length in (("data", nnz), ("indices", nnz), ("indptr", rows + 1)):
-        cast(zarr.Array[Any], group[name]).resize((length,))
 
 
 def create_array(

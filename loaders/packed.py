@@ -8,21 +8,23 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
-from loaders.layout import ShardAppender, consolidate, create_atlas, create_csr, resize_csr, write_frame
+from loaders.layout import ShardAppender, consolidate, create_atlas, create_csr, write_frame
 
 
 class PackedWriter:
     """A new AnnData-Zarr at ``path`` to which rows of counts are added in order; `finish` makes it whole.
 
-    ``largest_count`` must bound every count to come, since it decides the width of a count on disk.
+    ``largest_count`` must bound every count to come, since it decides the width of a count on disk; ``nnz``
+    is the number of counts to come, which decides the width of indices and row pointers.
     """
 
-    def __init__(self, path: Path, *, features: Sequence[str], largest_count: int) -> None:
+    def __init__(self, path: Path, *, features: Sequence[str], nnz: int, largest_count: int) -> None:
         self.path = path
+        self._nnz = nnz
         self._features = tuple(features)
         self._root = create_atlas(path)
         shape = (0, len(self._features))
-        self._group = create_csr(self._root, "X", shape=shape, nnz=0, largest_count=largest_count)
+        self._group = create_csr(self._root, "X", shape=shape, nnz=nnz, largest_count=largest_count)
         self._data = ShardAppender(self._group["data"])
         self._indices = ShardAppender(self._group["indices"])
         self._lengths: list[IntArray] = []
@@ -35,11 +37,12 @@ class PackedWriter:
 
     def finish(self, obs: pd.DataFrame) -> None:
         """Write row pointers, ``obs`` (one row for each row appended) and ``var``."""
+        assert self._data.length == self._nnz, "there came another number of counts than announced"
         self._data.flush()
         self._indices.flush()
         indptr = np.concatenate([[0], np.cumsum(np.concatenate([np.zeros(0, np.int64), *self._lengths]))])
         assert len(obs) == len(indptr) - 1, "obs and counts have different numbers of cells"
-        resize_csr(self._group, rows=len(obs), nnz=self._data.length)
+        self._group.attrs["shape"] = [len(obs), len(self._features)]
         indptr_array = ShardAppender(self._group["indptr"])
         indptr_array.append(indptr)
         indptr_array.flush()

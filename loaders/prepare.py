@@ -108,8 +108,9 @@ def _write(
     columns = _kept_genes(genes.training_cells, request.min_cells_per_gene)
     features = tuple(np.array(store.features[RNA], dtype=object)[columns])
     in_place = not request.repack and all(source["kind"] in IN_PLACE_KINDS for source in described)
+    nnz, largest = int(genes.all_cells[columns].sum()), genes.largest_count
     writer = (
-        None if in_place else PackedWriter(path / CELLS, features=features, largest_count=genes.largest_count)
+        None if in_place else PackedWriter(path / CELLS, features=features, nnz=nnz, largest_count=largest)
     )
     keep = writer.append if writer else None
     cells = scan_cells(store, columns, is_training, keep=keep, progress=progress)

@@ -22,9 +22,15 @@ LARGEST_COUNT = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class GeneScan:
-    """What the first pass learns: in how many training cells each gene occurs (G,), and the largest count."""
+    """What the first pass learns of the genes (G,) of the source.
+
+    training_cells  (G,) int64, in how many training cells each gene occurs
+    all_cells       (G,) int64, in how many cells; summed over the genes kept, the non-zeros to come
+    largest_count   the largest count of all
+    """
 
     training_cells: IntArray
+    all_cells: IntArray
     largest_count: int
 
 
@@ -43,19 +49,21 @@ class CellScan:
 
 
 def scan_genes(store: StackedStore, is_training: NDArray[np.bool_], *, progress: bool) -> GeneScan:
-    """Check every entry of the store and count the training cells of each gene.
+    """Check every entry of the store and count the cells of each gene.
 
     Raises ValueError naming source, cell and gene of the first entry that is no count.
     """
-    training_cells = np.zeros(len(store.features[RNA]), dtype=np.int64)
+    n_features = len(store.features[RNA])
+    training_cells, all_cells = (np.zeros(n_features, dtype=np.int64) for _ in range(2))
     largest = 0
     for rows, counts in _slabs(store, "checking counts", progress=progress):
         _require_counts(store, rows, counts)
         counts.eliminate_zeros()
         largest = max(largest, int(counts.data.max(initial=0)))
+        all_cells += np.bincount(counts.indices, minlength=n_features)
         genes = counts[np.flatnonzero(is_training[rows])].indices
-        training_cells += np.bincount(genes, minlength=len(training_cells))
-    return GeneScan(training_cells, largest)
+        training_cells += np.bincount(genes, minlength=n_features)
+    return GeneScan(training_cells, all_cells, largest)
 
 
 def scan_cells(

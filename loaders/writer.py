@@ -22,7 +22,7 @@ from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import AtlasSchema, GeneratedCells, Modality
 
-from .layout import index_dtype, narrowest_unsigned
+from .layout import narrowest_unsigned
 
 PLAN_FILE, LOCK_FILE, CHUNKS, ASIDE = "plan.json", "lock", "chunks", ".aside"
 
@@ -31,8 +31,8 @@ PLAN_FILE, LOCK_FILE, CHUNKS, ASIDE = "plan.json", "lock", "chunks", ".aside"
 class ChunkFile:
     """One chunk read back: B cells of one group of the request.
 
-    data, indices (nnz,) unsigned, indptr (B + 1,) int64: the CSR counts; labels (B, K) int64, -1 = untold;
-    log_size_factor (B, S) float32; latent (B, D) float32.
+    data, indices (nnz,) narrow and unsigned, indptr (B + 1,) int64: the CSR counts, to be widened before
+    scipy sees them; labels (B, K) int64, -1 = untold; log_size_factor (B, S) float32; latent (B, D) float32.
     """
 
     group: int
@@ -125,7 +125,7 @@ class PartialAtlas:
             "size": np.array(size, dtype=np.int64),
             "group": np.array(group, dtype=np.int64),
             "data": counts.data.astype(narrowest_unsigned(largest)),
-            "indices": counts.indices.astype(index_dtype(counts.shape[1])),
+            "indices": counts.indices.astype(narrowest_unsigned(counts.shape[1])),
             "indptr": counts.indptr.astype(np.int64),
             "labels": cells.labels.astype(np.int64),
             "log_size_factor": cells.log_size_factor.astype(np.float32),

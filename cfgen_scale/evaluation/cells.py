@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import csc_matrix, csr_matrix, issparse, sparray, spmatrix
 
 UNTOLD = ""
 
@@ -68,8 +68,7 @@ def gene_names(adata: AnnData, name: str) -> list[str]:
 def _counts(adata: AnnData, name: str) -> csr_matrix:
     if adata.X is None:
         raise EvaluationError(f"{name} has no X. Put raw counts into X.")
-    matrix = adata.X if issparse(adata.X) else np.asarray(adata.X)
-    counts = csr_matrix(matrix, dtype=np.float64)
+    counts = _widened(adata.X) if issparse(adata.X) else csr_matrix(np.asarray(adata.X), dtype=np.float64)
     counts.sum_duplicates()
     wrong = ~np.isfinite(counts.data) | (counts.data < 0) | (counts.data != np.rint(counts.data))
     if wrong.any():
@@ -82,6 +81,19 @@ def _counts(adata: AnnData, name: str) -> csr_matrix:
         )
     counts.eliminate_zeros()
     return counts
+
+
+def _widened(matrix: spmatrix | sparray) -> csr_matrix:
+    """A CSR copy in float64, with the indices scipy wants.
+
+    anndata hands over the indices of a file as they are, and scipy's own methods fail on uint16 ones, or on
+    int32 ones beside int64 row pointers. All three arrays are copied: what follows changes them in place.
+    """
+    fits = max(matrix.nnz, *matrix.shape) <= np.iinfo(np.int32).max
+    dtype = np.int32 if fits else np.int64
+    parts = (matrix.data.astype(np.float64), matrix.indices.astype(dtype), matrix.indptr.astype(dtype))
+    layout = csc_matrix if matrix.format == "csc" else csr_matrix
+    return csr_matrix(layout(parts, shape=matrix.shape))
 
 
 def _classes(adata: AnnData, label: str, name: str) -> NDArray[np.str_]:

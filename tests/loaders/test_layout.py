@@ -9,7 +9,14 @@ from scipy import sparse
 from scipy.sparse import csr_matrix
 
 from loaders import layout
-from loaders.layout import ShardAppender, create_array, create_atlas, index_dtype, narrowest_unsigned
+from loaders.layout import (
+    ShardAppender,
+    create_array,
+    create_atlas,
+    create_csr,
+    index_dtype,
+    narrowest_unsigned,
+)
 from loaders.packed import PackedWriter
 
 
@@ -26,7 +33,23 @@ from loaders.packed import PackedWriter
 )
 def test_the_narrowest_dtype_holds_the_largest(largest: int, dtype: type) -> None:
     assert narrowest_unsigned(largest) == dtype
-    assert index_dtype(largest + 1) == dtype
+
+
+@pytest.mark.parametrize(
+    ("nnz", "n_features", "dtype"),
+    [
+        (0, 0, np.int32),
+        (2**31 - 1, 2**31 - 1, np.int32),
+        (2**31, 10, np.int64),
+        (10, 2**31, np.int64),
+    ],
+)
+def test_indices_and_row_pointers_share_the_dtype_that_holds_both(
+    nnz: int, n_features: int, dtype: type, tmp_path: Path
+) -> None:
+    assert index_dtype(nnz, n_features) == dtype
+    x = create_csr(create_atlas(tmp_path / "a.zarr"), "X", shape=(3, n_features), nnz=nnz, largest_count=1)
+    assert x["indices"].dtype == x["indptr"].dtype == dtype
 
 
 @pytest.mark.parametrize("n_features", [200, 30_000, 70_000])
@@ -35,7 +58,7 @@ def test_counts_of_any_width_come_back_through_anndata(n_features: int, tmp_path
     counts.data = np.random.default_rng(0).integers(1, 70_000, counts.nnz).astype(np.float32)
     largest = int(counts.data.max())
     names = [f"gene_{g}" for g in range(n_features)]
-    writer = PackedWriter(tmp_path / "atlas.zarr", features=names, largest_count=largest)
+    writer = PackedWriter(tmp_path / "atlas.zarr", features=names, nnz=counts.nnz, largest_count=largest)
     for start in range(0, 300, 70):
         writer.append(csr_matrix(counts[start : start + 70]))
     writer.finish(pd.DataFrame(index=pd.Index([f"cell_{i}" for i in range(300)], dtype=object)))
@@ -43,8 +66,17 @@ def test_counts_of_any_width_come_back_through_anndata(n_features: int, tmp_path
     assert abs(atlas.X - counts).max() == 0
     assert list(atlas.var_names) == names
     stored = zarr.open_group(tmp_path / "atlas.zarr")
-    assert stored["X/indices"].dtype == index_dtype(n_features)
+    assert stored["X"].attrs["shape"] == [300, n_features]
+    assert stored["X/indices"].dtype == stored["X/indptr"].dtype == np.int32
     assert stored["X/data"].dtype == np.uint32
+
+
+@pytest.mark.parametrize("announced", [1, 3])
+def test_another_number_of_counts_than_announced_is_our_own_mistake(announced: int, tmp_path: Path) -> None:
+    writer = PackedWriter(tmp_path / "a.zarr", features=["a", "b"], nnz=announced, largest_count=1)
+    writer.append(csr_matrix(np.eye(2, dtype=np.uint8)))
+    with pytest.raises(AssertionError, match="another number of counts than announced"):
+        writer.finish(pd.DataFrame(index=["0", "1"]))
 
 
 def test_an_appender_writes_whole_shards_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +96,7 @@ def test_an_appender_writes_whole_shards_once(tmp_path: Path, monkeypatch: pytes
 
 
 def test_an_atlas_is_few_files(tmp_path: Path) -> None:
-    writer = PackedWriter(tmp_path / "atlas.zarr", features=["a", "b"], largest_count=1)
+    writer = PackedWriter(tmp_path / "atlas.zarr", features=["a", "b"], nnz=200_000, largest_count=1)
     for _ in range(50):
         writer.append(csr_matrix(np.tile(np.uint8([0, 1]), (4000, 1))))
     writer.finish(pd.DataFrame(index=pd.Index([str(i) for i in range(200_000)], dtype=object)))

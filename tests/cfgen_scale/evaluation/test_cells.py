@@ -1,9 +1,11 @@
 """Bad input is refused before work starts, naming what, where and the remedy."""
 
+import warnings
+
 import numpy as np
 import pytest
 from anndata import AnnData
-from scipy.sparse import csr_matrix
+from scipy.sparse import csc_matrix, csr_matrix
 
 from cfgen_scale.evaluation.cells import EvaluationError, read_cells
 
@@ -30,6 +32,25 @@ def test_genes_are_brought_into_the_order_asked() -> None:
 def test_explicit_zeros_are_no_counts() -> None:
     stored = csr_matrix((np.array([1, 0]), np.array([0, 1]), np.array([0, 2, 2])), shape=(2, 3))
     assert read_cells(adata(stored), name="set 1", genes=GENES, label=None).counts.nnz == 1
+
+
+@pytest.mark.parametrize("layout", [csr_matrix, csc_matrix])
+@pytest.mark.parametrize(("of_indices", "of_indptr"), [(np.uint16, np.int64), (np.int32, np.int64)])
+def test_indices_as_narrow_as_a_file_has_them_are_read(
+    layout: type, of_indices: type, of_indptr: type
+) -> None:
+    # What anndata makes of such a file: arrays put into a matrix, past scipy's own check of their types.
+    stored = layout(np.array([[1, 0, 2], [0, 3, 0]], dtype=np.float64))
+    stored.data[0] = 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="indices array has non-integer dtype")
+        stored.indices, stored.indptr = stored.indices.astype(of_indices), stored.indptr.astype(of_indptr)
+        cells = adata(stored)
+    before = [part.copy() for part in (stored.data, stored.indices, stored.indptr)]
+    assert read(cells).tolist() == [[0, 0, 2], [0, 3, 0]]
+    assert read_cells(cells, name="set 1", genes=GENES, label=None).counts.nnz == 2
+    for now, then in zip((cells.X.data, cells.X.indices, cells.X.indptr), before, strict=True):
+        np.testing.assert_array_equal(now, then)
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), ""])
