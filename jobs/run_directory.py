@@ -1,7 +1,7 @@
 """A run: one directory that knows what it is training, on what, and how far it is."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,10 @@ class RunDirectory:
     def finished(self, stage: str) -> bool:
         return self.result(stage).exists()
 
+    def trained(self, stages: Sequence[str]) -> bool:
+        """Whether these stages left what they are for: their weights and, with the flow, the model."""
+        return all(map(self.finished, stages)) and ("flow" not in stages or self.model.exists())
+
     def document(self) -> dict[str, Any]:
         return read_json(self.path / "run.json")
 
@@ -69,6 +73,7 @@ class RunDirectory:
 def open_run(path: Path, *, config: Mapping[str, Any], data: Path, data_digest: str) -> RunDirectory:
     """The run at ``path``: a new one, or the one that was begun with the same configuration and data.
 
+    The same cells at another place are the same data: the run then remembers that place.
     Raises RunError naming what differs, or if the directory holds something else.
     """
     run = RunDirectory(path)
@@ -92,6 +97,8 @@ def open_run(path: Path, *, config: Mapping[str, Any], data: Path, data_digest: 
             f"{path} was begun with {key}={begun.get(key)}, not {now.get(key)}. Give the same configuration "
             "to resume it, or choose another --run directory."
         )
+    if found["data"] != str(data.resolve()):
+        write_json(path / "run.json", {**found, "data": str(data.resolve())})
     return run
 
 

@@ -43,35 +43,61 @@ def train(
     data, run = Path(data), Path(run)
     prepared = Prepared.open(data)
     config = load_config(config_file, overrides)
-    world = workers or int(os.environ.get("WORLD_SIZE", 1))
-    check(config, prepared, world)
+    rank, launched = launched_as()
+    require_one_launcher(workers, launched)
+    check(config, prepared, workers or launched)
+    _require_order(stages, RunDirectory(run), register_as)
     names = ("autoencoder", "flow") if stages == "all" else (stages,)
-    first = int(os.environ.get("RANK", 0)) == 0
-    directory = RunDirectory(run)
-    if first:
-        directory = open_run(run, config=asdict(config), data=data, data_digest=prepared.digest)
-    if stages == "flow" and not directory.finished("autoencoder"):
-        raise ConfigError(
-            f"{run} has no trained autoencoder yet. Run `train autoencoder` or `train all` first."
-        )
-    if not first:
-        _train_here(directory, names, world)
+    if rank:
+        # The first process keeps the books; this one waits for it where training begins.
+        _train_here(RunDirectory(run), names, launched)
         return run
+    directory = open_run(run, config=asdict(config), data=data, data_digest=prepared.digest)
     with sole_trainer(directory), _watched(directory, prepared, mlflow_uri, experiment) as tracker:
-        if all(directory.finished(name) for name in names) and directory.model.exists():
+        if directory.trained(names):
             print(f"{run} is already trained.")
         elif workers:
             from .ray_training import fit_in_ray
 
             fit_in_ray(directory, names, workers)
         else:
-            _train_here(directory, names, world)
-    if register_as and directory.model.exists():
+            _train_here(directory, names, launched)
+    if register_as:
         tracker.register(directory.model, register_as, alias)
     return run
 
 
+def launched_as() -> tuple[int, int]:
+    """Rank of this process and number of processes, as torchrun or accelerate launch tell them; else 0, 1."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def require_one_launcher(workers: int, launched: int) -> None:
+    """Raise ConfigError unless the workers are those of Ray or those of torchrun, not both."""
+    if workers < 0:
+        raise ConfigError(f"workers must be 0 (this process, no Ray) or more, not {workers}.")
+    if workers and launched > 1:
+        raise ConfigError(
+            f"{launched} processes were launched and each was told to start {workers} Ray workers. "
+            "Give --workers 0 under torchrun or accelerate launch, or run the command by itself."
+        )
+
+
+def _require_order(stages: Stages, directory: RunDirectory, register_as: str | None) -> None:
+    if stages == "flow" and not directory.finished("autoencoder"):
+        raise ConfigError(
+            f"{directory.path} has no trained autoencoder yet. Run `train autoencoder` or `train all` first."
+        )
+    if stages == "autoencoder" and register_as:
+        raise ConfigError(
+            f"{register_as!r} cannot be registered by training the autoencoder: the model is whole with its "
+            "flow. Register it by `train flow` or `train all`."
+        )
+
+
 def _train_here(directory: RunDirectory, names: Sequence[str], world: int) -> None:
+    if directory.trained(names):
+        return
     from .worker import train_worker
 
     train_worker(directory.path, names, workers=world)
@@ -93,15 +119,25 @@ def check(config: "TrainConfig", prepared: "Prepared", world: int) -> None:
             )
     n_train, n_validation = len(prepared.rows("train")), len(prepared.rows("validation"))
     for section, stage in (("autoencoder", config.autoencoder), ("flow", config.flow)):
-        try:
-            Order(n_train, stage.batch_cells, config.seed).check_world(0, world)
-        except ValueError as error:
-            raise ConfigError(f"{section}.batch_cells={stage.batch_cells}: {error}") from None
+        lanes = Order(n_train, stage.batch_cells, config.seed).n_lanes
+        if world > lanes:
+            raise ConfigError(
+                f"{section}.batch_cells={stage.batch_cells} can be shared by at most {lanes} workers, not "
+                f"{world}. {_remedy(stage.batch_cells, world)}"
+            )
         if stage.patience and not n_validation:
             raise ConfigError(
                 f"{section}.patience={stage.patience} stops by validation cells, and the prepared atlas has "
                 f"none. Prepare it with --validation-fraction 0.1, or set {section}.patience=0."
             )
+
+
+def _remedy(batch_cells: int, world: int) -> str:
+    from loaders.order import MOST_LANES
+
+    if world > MOST_LANES:
+        return f"Use at most {MOST_LANES} workers."
+    return f"Use fewer workers, or a multiple of {world} such as {-(-batch_cells // world) * world}."
 
 
 @contextmanager

@@ -28,23 +28,30 @@ STAGES = ("autoencoder", "flow")
 Announce = Callable[[Mapping[str, Any]], None]
 
 
-def make_accelerator(precision: Precision, expected_workers: int) -> "Accelerator":
-    """The Accelerator of this worker: its device, mixed precision and process group.
+def meet(expected_workers: int) -> None:
+    """Join the process group, and go on when all workers have.
 
-    Raises RuntimeError if it is not truly one of ``expected_workers`` (accelerate silently falls back to
+    Raises RuntimeError if this is not truly one of ``expected_workers`` (accelerate silently falls back to
     one process where it misreads its environment).
     """
+    from accelerate import PartialState
+
+    group = PartialState(cpu=not torch.cuda.is_available())
+    if group.num_processes != expected_workers:
+        raise RuntimeError(
+            f"this worker sees {group.num_processes} processes instead of {expected_workers}: "
+            "the process group was not set up."
+        )
+    group.wait_for_everyone()
+
+
+def make_accelerator(precision: Precision) -> "Accelerator":
+    """The Accelerator of this worker: its device and mixed precision."""
     from accelerate import Accelerator
 
     on_gpu = torch.cuda.is_available()
     mixed = {"auto": "bf16" if on_gpu else "no", "float32": "no", "bfloat16": "bf16"}[precision]
-    accelerator = Accelerator(cpu=not on_gpu, mixed_precision=mixed)
-    if accelerator.num_processes != expected_workers:
-        raise RuntimeError(
-            f"this worker sees {accelerator.num_processes} processes instead of {expected_workers}: "
-            "the process group was not set up."
-        )
-    return accelerator
+    return Accelerator(cpu=not on_gpu, mixed_precision=mixed)
 
 
 def new_model(config: TrainConfig, prepared: Prepared) -> CFGen:
@@ -78,12 +85,14 @@ def train_worker(
 
     ``announce`` is told of every checkpoint, on every worker (Ray Train's report).
     """
+    # Under torchrun the first worker makes the run directory: the others may read it when all have met.
+    meet(workers)
     run = RunDirectory(run_path)
     config = run.config()
     torch.set_num_threads(
         config.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     )
-    accelerator = make_accelerator(config.precision, workers)
+    accelerator = make_accelerator(config.precision)
     prepared = Prepared.open(run.document()["data"])
     model = new_model(config, prepared).to(accelerator.device)
     trainer = _Trainer(run, config, prepared, accelerator, announce)

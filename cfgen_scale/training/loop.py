@@ -4,7 +4,7 @@ Every worker runs it in step. What it does depends on (seed, cells_seen), so run
 where the newest checkpoint stands.
 """
 
-import time
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from .checkpoint import (
     save_checkpoint,
     set_weights,
 )
+from .meter import Meter
 from .optimisation import AveragedWeights, learning_rate, make_optimiser, set_learning_rate
 from .stages import Stage
 
@@ -31,7 +32,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class NonFiniteLossError(ValueError):
-    """The loss is NaN or infinite; raised before the weights are touched."""
+    """The loss or its gradient is NaN or infinite; raised before the weights are touched."""
 
 
 @dataclass(frozen=True)
@@ -49,34 +50,6 @@ class Cells:
     n_training: int
     has_validation: bool
     waited: Callable[[], float]
-
-
-class Meter:
-    """Mean loss and rate between two reports; the sums over workers are taken when asked."""
-
-    def __init__(self, accelerator: "Accelerator", waited: Callable[[], float]) -> None:
-        self.accelerator, self.waited = accelerator, waited
-        self.restart()
-
-    def restart(self) -> None:
-        self.loss = torch.zeros((), dtype=torch.float64)
-        self.cells, self.began, self.waited_before = 0, time.monotonic(), self.waited()
-
-    def add(self, loss_sum: torch.Tensor, global_cells: int) -> None:
-        self.loss += loss_sum.detach().double().cpu()
-        self.cells += global_cells
-
-    def read(self) -> dict[str, float]:
-        """Loss per cell over all workers, cells/s, share of the time spent waiting for data; restarts."""
-        total = self.accelerator.reduce(self.loss.to(self.accelerator.device).float(), reduction="sum")
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        row = {
-            "loss": float(total) / max(self.cells, 1),
-            "cells_per_second": self.cells / seconds,
-            "data_wait_share": (self.waited() - self.waited_before) / seconds,
-        }
-        self.restart()
-        return row
 
 
 @torch.no_grad()
@@ -147,29 +120,36 @@ class StageRun:
         self.require_finite(losses, batch)
         # DDP takes the mean over workers; shares of a global batch may be unequal.
         self.accelerator.backward(total * (self.accelerator.num_processes / batch.global_cells))
-        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_norm))
+        if not math.isfinite(norm):
+            raise self.not_finite("the gradient")
         self.optimiser.step()
         self.optimiser.zero_grad()
         before, self.state.cells_seen = self.state.cells_seen, batch.cells_seen
         self.averaged.update(
             self.stage.network.named_parameters(), batch.cells_seen - before, batch.cells_seen
         )
-        return total, float(norm)
+        return total, norm
 
     def require_finite(self, losses: torch.Tensor, batch: Any) -> None:
-        """Raise NonFiniteLossError naming the first cells at fault."""
+        """Raise NonFiniteLossError naming the first cells at fault: before any worker changes its weights."""
         if not torch.isfinite(losses).all():
             bad = torch.nonzero(~torch.isfinite(losses)).flatten()[:5].tolist()
-            rows = getattr(batch, "rows", getattr(batch, "positions", None))
-            named = [int(rows[i]) for i in bad] if rows is not None else bad
-            raise NonFiniteLossError(
-                f"{self.stage.name}: loss not finite after {self.state.cells_seen} cells, rows {named}. "
-                "The weights are unchanged. Look at these cells' counts, or lower the learning rate."
-            )
+            rows = getattr(batch, "rows", None)
+            where = f"rows {rows[bad].tolist()}" if rows is not None else f"places {bad} of the batch"
+            raise self.not_finite(f"the loss of {where}")
+
+    def not_finite(self, what: str) -> NonFiniteLossError:
+        return NonFiniteLossError(
+            f"{self.stage.name}: {what} is not finite after {self.state.cells_seen:,} cells. The weights are "
+            f"unchanged. Lower {self.stage.name}.learning_rate, or look at the counts of the cells."
+        )
 
     def judge(self) -> float:
         """Validate the averaged weights; remember them if best; stop when patience is out."""
         loss = validate(self.stage, self.cells, self.accelerator, self.averaged.weights, self.seed)
+        if not math.isfinite(loss):
+            raise self.not_finite("the validation loss")
         if self.state.best_loss is None or loss < self.state.best_loss:
             self.state.best_loss, self.state.best_cells_seen = loss, self.state.cells_seen
             self.state.without_better = 0

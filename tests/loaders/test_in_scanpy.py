@@ -15,26 +15,23 @@ from tests.loaders.generated import cells_of, write_atlas
 
 
 @pytest.fixture(scope="module", params=["converted", "generated"])
-def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AnnData:
+def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp(request.param)
     if request.param == "generated":
-        return anndata.read_zarr(
-            write_atlas(path / "atlas.zarr", [cells_of(n, seed=n) for n in (40, 30)], [0, 1])
-        )
-    out = prepare(
-        write_as(make_atlas(), "h5ad", path), path / "out", labels=["cell_type"], progress=False
-    ).path
-    return anndata.read_zarr(out / "cells.zarr")
+        return write_atlas(path / "atlas.zarr", [cells_of(n, seed=n) for n in (40, 30)], [0, 1])
+    source = write_as(make_atlas(), "h5ad", path)
+    return prepare(source, path / "out", labels=["cell_type"], progress=False).path / "cells.zarr"
 
 
 @pytest.fixture
-def atlas(stored: AnnData) -> AnnData:
-    return stored.copy()
+def atlas(stored: Path) -> AnnData:
+    """Read anew for each test: a copy of what was read has had its indices put right by scipy."""
+    return anndata.read_zarr(stored)
 
 
 @pytest.fixture
-def counts(stored: AnnData) -> np.ndarray:
-    return stored.X.toarray().astype(np.int64)
+def counts(stored: Path) -> np.ndarray:
+    return anndata.read_zarr(stored).X.toarray().astype(np.int64)
 
 
 def test_indices_and_row_pointers_are_as_scipy_keeps_them(atlas: AnnData) -> None:
@@ -61,11 +58,10 @@ def test_quality_is_measured(atlas: AnnData, counts: np.ndarray) -> None:
     np.testing.assert_array_equal(atlas.var["n_cells_by_counts"], (counts > 0).sum(axis=0))
 
 
-def test_genes_and_cells_are_filtered(atlas: AnnData, counts: np.ndarray) -> None:
+def test_genes_are_filtered(atlas: AnnData, counts: np.ndarray) -> None:
     least = int(np.median((counts > 0).sum(axis=0)))
     sc.pp.filter_genes(atlas, min_cells=least)
     np.testing.assert_array_equal(atlas.X.toarray(), counts[:, (counts > 0).sum(axis=0) >= least])
-    sc.pp.filter_cells(atlas, min_counts=1)
 
 
 def test_counts_are_normalised(atlas: AnnData, counts: np.ndarray) -> None:
@@ -95,7 +91,9 @@ def test_parts_are_taken(
     atlas: AnnData,
     counts: np.ndarray,
 ) -> None:
-    part = take(atlas).copy()
+    part = take(atlas)
+    np.testing.assert_array_equal(part.X.toarray(), of_counts(counts))
+    part = part.copy()
     part.X.eliminate_zeros()
     np.testing.assert_array_equal(part.X.toarray(), of_counts(counts))
 

@@ -36,7 +36,7 @@ def test_explicit_zeros_are_no_counts() -> None:
 
 @pytest.mark.parametrize("layout", [csr_matrix, csc_matrix])
 @pytest.mark.parametrize(("of_indices", "of_indptr"), [(np.uint16, np.int64), (np.int32, np.int64)])
-def test_indices_as_narrow_as_a_file_has_them_are_read(
+def test_indices_of_any_dtype_are_read_and_left_alone(
     layout: type, of_indices: type, of_indptr: type
 ) -> None:
     # What anndata makes of such a file: arrays put into a matrix, past scipy's own check of their types.

@@ -1,0 +1,38 @@
+"""What is measured between two rows of metrics: loss, rate, waiting for data."""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Meter:
+    """Mean loss and rate between two reports; the sums over workers are taken when asked."""
+
+    def __init__(self, accelerator: "Accelerator", waited: Callable[[], float]) -> None:
+        self.accelerator, self.waited = accelerator, waited
+        self.restart()
+
+    def restart(self) -> None:
+        self.loss = torch.zeros((), dtype=torch.float64)
+        self.cells, self.began, self.waited_before = 0, time.monotonic(), self.waited()
+
+    def add(self, loss_sum: torch.Tensor, global_cells: int) -> None:
+        self.loss += loss_sum.detach().double().cpu()
+        self.cells += global_cells
+
+    def read(self) -> dict[str, float]:
+        """Loss per cell over all workers, cells/s, share of the time spent waiting for data; restarts."""
+        total = self.accelerator.reduce(self.loss.to(self.accelerator.device).float(), reduction="sum")
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        row = {
+            "loss": float(total) / max(self.cells, 1),
+            "cells_per_second": self.cells / seconds,
+            "data_wait_share": (self.waited() - self.waited_before) / seconds,
+        }
+        self.restart()
+        return row

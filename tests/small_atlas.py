@@ -1,0 +1,68 @@
+"""An atlas of 300 cells and a training run of a second or two, for tests of whole jobs."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy.sparse import csr_matrix
+
+CELL_TYPES = ("B", "NK", "T")
+# Batches of 32 leave one cell for the end of an epoch: with two workers, one of them has none.
+N_TRAIN, N_VALIDATION, N_TEST = 257, 25, 18
+N_CELLS, N_GENES = N_TRAIN + N_VALIDATION + N_TEST, 60
+
+SMALL_RUN = (
+    "model.autoencoder.latent=4",
+    "model.autoencoder.hidden=[16]",
+    "model.velocity.width=16",
+    "model.velocity.blocks=1",
+    "model.velocity.embedding=8",
+    "model.ode.steps=2",
+    "threads=1",
+    "autoencoder.cells=2000",
+    "autoencoder.batch_cells=32",
+    "autoencoder.warmup_cells=200",
+    "autoencoder.learning_rate=0.01",
+    "flow.cells=2000",
+    "flow.batch_cells=48",
+    "flow.warmup_cells=200",
+)
+
+
+def small_atlas() -> AnnData:
+    """Poisson counts of three types from four donors; every tenth cell has no type; ``split`` says which train."""
+    random = np.random.default_rng(0)
+    profiles = random.gamma(0.6, 3.0, (len(CELL_TYPES), N_GENES)) + 0.1
+    kinds, donors = random.integers(0, len(CELL_TYPES), N_CELLS), random.integers(0, 4, N_CELLS)
+    counts = random.poisson(profiles[kinds] * random.uniform(0.5, 2.0, (N_CELLS, 1)))
+    counts[:, 0] += 1
+    names = np.array(CELL_TYPES, dtype=object)[kinds]
+    names[::10] = ""
+    split = np.repeat(["train", "validation", "test"], [N_TRAIN, N_VALIDATION, N_TEST])
+    obs = pd.DataFrame(
+        {
+            "cell_type": pd.Categorical(names),
+            "donor": pd.Categorical([f"d{d}" for d in donors]),
+            "split": pd.Categorical(random.permutation(split)),
+        },
+        index=pd.Index([f"cell{i}" for i in range(N_CELLS)], dtype=object),
+    )
+    var = pd.DataFrame(index=pd.Index([f"gene{g}" for g in range(N_GENES)], dtype=object))
+    return AnnData(X=csr_matrix(counts.astype(np.float32)), obs=obs, var=var)
+
+
+def prepare_small_atlas(folder: Path) -> Path:
+    """Write the atlas as ``folder/atlas.h5ad`` and prepare it in ``folder/prepared``."""
+    from loaders.prepare import prepare
+
+    small_atlas().write_h5ad(folder / "atlas.h5ad")
+    prepare(
+        folder / "atlas.h5ad",
+        folder / "prepared",
+        labels=["cell_type", "donor"],
+        split_column="split",
+        min_cells_per_gene=0,
+        progress=False,
+    )
+    return folder / "prepared"
