@@ -36,9 +36,11 @@ class LabelFrequencies:
 
         Attributes in ``told`` have that category; those in ``untold`` are -1; all others are drawn together
         from their observed combinations among the training cells that have the told categories. Raises
-        SchemaError for unknown names, or if no training cell has the told categories and known others.
+        SchemaError for unknown names, a category that no training cell has, or if no training cell has the
+        told categories together with known others.
         """
         fixed = {schema.covariate_index(a): schema.covariate(a).code(c) for a, c in told.items()}
+        self._require_trained(fixed, schema)
         hidden = [schema.covariate_index(a) for a in untold]
         drawn = [k for k in range(len(schema.covariates)) if k not in fixed and k not in hidden]
         labels = np.full((n, len(schema.covariates)), NOT_TOLD, dtype=np.int64)
@@ -57,6 +59,17 @@ class LabelFrequencies:
                 )
             labels[:, drawn] = self._choose(n, fits, seed, index)[:, drawn]
         return labels
+
+    def _require_trained(self, fixed: Mapping[int, int], schema: AtlasSchema) -> None:
+        """Raise SchemaError for a category without training cells (of a donor held out, say)."""
+        for k, code in fixed.items():
+            if code not in self.codes[:, k]:
+                covariate = schema.covariates[k]
+                trained = [covariate.categories[c] for c in np.unique(self.codes[:, k]) if c != NOT_TOLD]
+                raise SchemaError(
+                    f"no training cell has {covariate.name!r} {covariate.categories[code]!r}, so the model has "
+                    f"not learnt it. Tell one of: {', '.join(map(repr, trained))}."
+                )
 
     def _choose(self, n: int, fits: np.ndarray, seed: int, index: int) -> IntArray:
         share = np.cumsum(np.where(fits, self.cells, 0)) / self.cells[fits].sum()

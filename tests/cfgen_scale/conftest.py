@@ -18,7 +18,7 @@ from cfgen_scale.velocity import VelocityConfig
 def schema():
     return AtlasSchema(
         (Modality("rna", "negative_binomial", tuple(f"gene-{i}" for i in range(40))),),
-        (Covariate("cell_type", ("B", "NK", "T")), Covariate("donor", ("d0", "d1"))),
+        (Covariate("cell_type", ("B", "NK", "T", "rare")), Covariate("donor", ("d0", "d1"))),
     )
 
 
@@ -31,7 +31,7 @@ def libraries():
 
 @pytest.fixture
 def frequencies():
-    return LabelFrequencies.of([((0, 0), 50), ((0, 1), 10), ((2, 1), 30), ((-1, 0), 10)], 2)
+    return LabelFrequencies.of([((0, 0), 50), ((0, 1), 10), ((2, 1), 30), ((1, -1), 5), ((-1, 0), 10)], 2)
 
 
 @pytest.fixture

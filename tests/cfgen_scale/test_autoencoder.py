@@ -38,11 +38,11 @@ def test_untrained_decoder_begins_near_the_mean_expression(schema):
 def test_theta_per_level(model_of):
     autoencoder = model_of(theta_by="cell_type").autoencoder
     with torch.no_grad():
-        autoencoder.decoders["rna"].log_theta.copy_(torch.arange(3.0)[:, None].expand(3, 40))
+        autoencoder.decoders["rna"].log_theta.copy_(torch.arange(4.0)[:, None].expand(4, 40))
     labels = torch.tensor([[2, 0], [0, 1], [-1, 0]])
     _, log_theta = autoencoder.decode(torch.zeros(3, 5), torch.zeros(3, 1), labels)[0]
     assert log_theta.shape == (3, 40)
-    assert log_theta[:, 0].tolist() == [2.0, 0.0, 1.0]
+    assert log_theta[:, 0].tolist() == [2.0, 0.0, 1.5]
 
 
 def test_an_empty_share_of_a_batch_has_zero_gradients_for_every_parameter(model_of):

@@ -39,8 +39,13 @@ def test_a_combination_never_seen_is_refused(frequencies, schema):
         frequencies.draw(5, schema, told={"cell_type": "NK"}, seed=0)
 
 
+def test_a_category_without_training_cells_is_refused(frequencies, schema):
+    with pytest.raises(SchemaError, match=r"no training cell has 'cell_type' 'rare'.*Tell one of: 'B', 'NK'"):
+        frequencies.draw(5, schema, told={"cell_type": "rare", "donor": "d0"}, seed=0)
+
+
 def test_unknown_names_list_the_known_ones(frequencies, schema):
-    with pytest.raises(SchemaError, match=r"no category 'monocyte'.*'B', 'NK', 'T'"):
+    with pytest.raises(SchemaError, match=r"no category 'monocyte'.*'B', 'NK', 'T', 'rare'"):
         frequencies.draw(5, schema, told={"cell_type": "monocyte"}, seed=0)
     with pytest.raises(SchemaError, match="no attribute 'tissue'"):
         frequencies.draw(5, schema, told={"tissue": "lung"}, seed=0)
@@ -50,5 +55,5 @@ def test_levels_not_told_are_drawn_from_their_own_proportions(frequencies):
     labels = torch.tensor([[-1, 0]] * 9000 + [[1, 0]])
     filled = frequencies.draw_levels(0, labels, generator(0, "levels"))
     assert filled[-1].tolist() == [1, 0]
-    assert (filled[:-1, 0] == 0).float().mean().item() == pytest.approx(60 / 90, abs=0.02)
-    assert (filled[:-1, 0] != 1).all()
+    assert (filled[:-1, 0] == 0).float().mean().item() == pytest.approx(60 / 95, abs=0.02)
+    assert (filled[:-1, 0] != 3).all()

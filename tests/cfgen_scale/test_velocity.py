@@ -15,7 +15,7 @@ def test_embeddings_are_parameters(model_of):
     """The authors keep attribute embeddings in a dict, where no optimiser, checkpoint or DDP sees them."""
     velocity = model_of().velocity
     names = dict(velocity.named_parameters())
-    assert names["attributes.0.weight"].shape == (3, 8)
+    assert names["attributes.0.weight"].shape == (4, 8)
     assert names["attributes.1.weight"].shape == (2, 8)
     assert set(names) <= set(velocity.state_dict())
 
