@@ -67,8 +67,8 @@ class LabelFrequencies:
                 covariate = schema.covariates[k]
                 trained = [covariate.categories[c] for c in np.unique(self.codes[:, k]) if c != NOT_TOLD]
                 raise SchemaError(
-                    f"no training cell has {covariate.name!r} {covariate.categories[code]!r}, so the model has "
-                    f"not learnt it. Tell one of: {', '.join(map(repr, trained))}."
+                    f"no training cell has {covariate.name!r} {covariate.categories[code]!r}, so the model "
+                    f"has not learnt it. Tell one of: {', '.join(map(repr, trained))}."
                 )
 
     def _choose(self, n: int, fits: np.ndarray, seed: int, index: int) -> IntArray:

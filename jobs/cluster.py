@@ -1,5 +1,6 @@
 """A Ray cluster to work on: the one connected to, the one named in RAY_ADDRESS, or a local one."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +19,16 @@ def cluster(workers: int) -> Iterator[None]:
         yield
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         slots = max(workers, os.cpu_count() or 1)
-        ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False)
+        ray.init(
+            address="local",
+            num_cpus=slots,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     try:
         yield
     finally:

@@ -32,7 +32,7 @@ def prepare(options: Namespace) -> None:
 def train(options: Namespace) -> None:
     """Train one stage or both; register the model where a name is given."""
     from .tracking import require_valid
-    from .train import train
+    from .train import launched_as, train
 
     if options.register_as:
         require_valid(options.register_as, options.alias)
@@ -50,7 +50,9 @@ def train(options: Namespace) -> None:
     )
     from .status import status_of
 
-    print("\n".join(status_of(run)))
+    rank, _ = launched_as()
+    if rank == 0:
+        print("\n".join(status_of(run)))
 
 
 def generate(options: Namespace) -> None:

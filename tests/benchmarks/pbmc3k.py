@@ -1,10 +1,11 @@
-"""PBMC3K for real, by the command line alone: prepare, train, generate, evaluate, and the yardstick beside it.
+"""PBMC3K for real, by the command line alone: prepare, train, generate, evaluate; the yardstick beside it.
 
     CFGEN_SCALE_DATA=/path/to/data python -m tests.benchmarks.pbmc3k [--out DIR] [--workers 2]
 
-Needs pbmc3k_train.h5ad and pbmc3k_test.h5ad (2,110 / 528 cells x 8,573 genes) in $CFGEN_SCALE_DATA and the
-yardstick evaluate_h5ad.py in the folder above. Conditional sets draw their labels as they occur among the training
-cells, library sizes from the fit on training cells (per type). Three generation seeds; the table gives means.
+Needs pbmc3k_train.h5ad and pbmc3k_test.h5ad (2,110 / 528 cells x 8,573 genes) in $CFGEN_SCALE_DATA, and the
+yardstick evaluate_h5ad.py in the folder above. Conditional sets draw their labels as they occur among the
+training cells, library sizes from the fit on training cells (per type). Three generation seeds; the table
+gives means.
 """
 
 import argparse
@@ -127,7 +128,8 @@ def main() -> None:
         end="",
     )
     print(
-        f"{os.cpu_count()} cores; both fits took {seconds:.0f} s with {options.workers} Ray workers, Ray included"
+        f"{os.cpu_count()} cores; both fits took {seconds:.0f} s with {options.workers} Ray workers, "
+        "Ray included"
     )
     print("\n".join(table(metrics, documents)))
     auc = float(np.mean([d["generated"]["two_sample_auc"]["pca_logistic"] for d in documents]))
