@@ -19,7 +19,9 @@ class LabelFrequencies:
 
     @staticmethod
     def of(joint_labels: Sequence[tuple[tuple[int, ...], int]], n_attributes: int) -> "LabelFrequencies":
-        codes = np.array([c for c, _ in joint_labels], dtype=np.int64).reshape(-1, n_attributes)
+        codes = np.array([c for c, _ in joint_labels], dtype=np.int64).reshape(
+            len(joint_labels), n_attributes
+        )
         return LabelFrequencies(codes, np.array([n for _, n in joint_labels], dtype=np.int64))
 
     def draw(

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from cfgen_scale.labels import LabelFrequencies
 from cfgen_scale.randomness import generator
-from cfgen_scale.types import SchemaError
+from cfgen_scale.types import AtlasSchema, SchemaError
 
 
 def test_drawn_labels_occur_together_as_observed(frequencies, schema):
@@ -42,6 +43,11 @@ def test_a_combination_never_seen_is_refused(frequencies, schema):
 def test_a_category_without_training_cells_is_refused(frequencies, schema):
     with pytest.raises(SchemaError, match=r"no training cell has 'cell_type' 'rare'.*Tell one of: 'B', 'NK'"):
         frequencies.draw(5, schema, told={"cell_type": "rare", "donor": "d0"}, seed=0)
+
+
+def test_an_atlas_without_attributes_has_labels_of_no_columns():
+    nothing = LabelFrequencies.of([((), 40)], 0)
+    assert nothing.draw(5, AtlasSchema((), ()), told={}, seed=0).shape == (5, 0)
 
 
 def test_unknown_names_list_the_known_ones(frequencies, schema):
