@@ -90,7 +90,7 @@ def _prepare(add: Add) -> None:
         "prepare atlas.h5ad --out prepared --label cell_type --label donor --split-by donor",
     )
     option = parser.add_argument
-    option("sources", nargs="+", metavar="SOURCE", help=".h5ad or AnnData-Zarr with raw counts")
+    option("sources", nargs="+", metavar="SOURCE", help=".h5ad, AnnData-Zarr or SOMA with raw counts")
     option("--out", required=True, metavar="PREPARED", help="directory to write")
     held_out = parser.add_mutually_exclusive_group()
     held_out.add_argument("--test", metavar="FILE", help="file of the test cells")
@@ -98,7 +98,11 @@ def _prepare(add: Add) -> None:
     option(
         "--label", action="append", default=[], metavar="NAME", help="obs column to condition on; repeatable"
     )
-    option("--layer", help="layer that holds the counts (default: X)")
+    option("--layer", help="layer that holds the counts (default: X, or the only layer of SOMA)")
+    soma = parser.add_argument_group("SOMA experiments")
+    soma.add_argument("--measurement", metavar="NAME", help="what was measured (RNA)")
+    soma.add_argument("--obs-filter", metavar="CONDITION", help="cells to take, such as 'tissue == \"lung\"'")
+    soma.add_argument("--feature-column", metavar="NAME", help="var column of gene names (the index)")
     option("--split-by", metavar="NAME", help="obs column whose levels stay whole, such as donor")
     option(
         "--min-cells-per-gene", type=int, default=20, metavar="N", help="drop rarer genes (20); 0: keep all"

@@ -22,6 +22,9 @@ def prepare(options: Namespace) -> None:
         test_fraction=options.test_fraction,
         seed=options.seed,
         repack=options.repack,
+        measurement=options.measurement,
+        obs_filter=options.obs_filter,
+        feature_column=options.feature_column,
     )
     for name, value in prepared.summary.items():
         shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else value

@@ -1,7 +1,7 @@
 """Prepare an atlas once: check every count, choose genes and cells, split, describe; copy where needed.
 
 What is made is a directory: `prepared.json` (the manifest: schema, sources, statistics), `index.zarr` (arrays
-per cell and gene) and, unless the sources are AnnData-Zarr that can be read in place, `cells.zarr` (the
+per cell and gene) and, unless the sources are AnnData-Zarr or SOMA and read in place, `cells.zarr` (the
 cells kept, in the layout of loaders/layout.py). It is written aside and renamed when it is whole.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -29,10 +29,10 @@ from loaders.scan import CellScan, content_digest, scan_cells, scan_genes
 from loaders.split import SPLITS, TRAIN, SplitCodes, SplitRequest, require_cells
 from loaders.stacked_store import StackedStore
 from loaders.statistics import atlas_statistics, statistics_to_json
-from loaders.store import RNA, categorical, names_of, open_store
+from loaders.store import RNA, SomaOptions, categorical, names_of, open_store
 
 type Source = str | Path | AnnData
-IN_PLACE_KINDS = {"anndata-zarr"}
+IN_PLACE_KINDS = {"anndata-zarr", "soma"}
 
 
 def prepare(
@@ -50,18 +50,20 @@ def prepare(
     seed: int = 0,
     repack: bool = False,
     progress: bool = True,
+    **soma: Unpack[SomaOptions],
 ) -> Prepared:
-    """Prepare the cells of ``sources`` (.h5ad, AnnData-Zarr or AnnData objects) in the new directory ``out``.
+    """Prepare the cells of ``sources`` (whatever `open_store` takes) in the new directory ``out``.
 
     labels               obs columns that become attributes; an empty value is an unlabelled cell
-    layer                where raw counts are; None: X
+    layer                where raw counts are; None: X. As the options of SOMA, for all sources
     test                 one more source whose cells, all of them, are the test cells
     split_column         obs column that says train, validation or test of every cell
     split_by             obs column (donor) whose levels are kept whole in one split
     validation_fraction  drawn from the training cells, unless split_column names validation cells
     test_fraction        drawn likewise, unless ``test`` or ``split_column`` says which are the test cells
     min_cells_per_gene   genes that occur in fewer training cells are removed; 0 keeps all
-    repack               copy an AnnData-Zarr too, where it would be read in place
+    repack               copy an AnnData-Zarr or SOMA experiment too, where it would be read in place
+    soma                 measurement, obs_filter, feature_column of a SOMA experiment: see `open_store`
 
     Cells without a count over the genes kept are dropped and their number reported. The same call on what it
     has made returns that. Raises FileNotFoundError, FileExistsError (``out`` holds something else),
@@ -71,6 +73,7 @@ def prepare(
     request = PrepareRequest(
         labels=tuple(labels),
         layer=layer,
+        soma={name: str(value) for name, value in soma.items() if value is not None},
         min_cells_per_gene=min_cells_per_gene,
         repack=repack,
         split=SplitRequest(
@@ -80,7 +83,8 @@ def prepare(
     given = [sources] if isinstance(sources, str | Path | AnnData) else list(sources)
     if not given:
         raise ValueError("there is nothing to prepare: name at least one source.")
-    stores = [open_store(source, layer=layer) for source in given + ([test] if test is not None else [])]
+    with_test = given + ([test] if test is not None else [])
+    stores = [open_store(source, layer=layer, **soma) for source in with_test]
     described = [describe(store) for store in stores]
     out = Path(out).absolute()
     if out.exists() and not (out.is_dir() and not os.listdir(out)):

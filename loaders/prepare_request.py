@@ -19,6 +19,7 @@ class PrepareRequest:
 
     labels: tuple[str, ...]
     layer: str | None
+    soma: dict[str, str]
     min_cells_per_gene: int
     repack: bool
     split: SplitRequest
@@ -41,7 +42,7 @@ class PrepareRequest:
     def require_same(self, manifest: dict[str, Any], described: list[dict[str, Any]], *, out: Path) -> None:
         """Raise FileExistsError naming the first setting or source in which the manifest differs."""
         asked = json.loads(json.dumps({**_flat(asdict(self)), "sources": described}))
-        made = {**_flat(manifest["request"]), "sources": manifest["sources"]}
+        made = {"soma": {}, **_flat(manifest["request"]), "sources": manifest["sources"]}
         for name, value in asked.items():
             if made[name] != value:
                 raise FileExistsError(

@@ -158,14 +158,14 @@ def _open_cells(path: Path, manifest: dict[str, Any]) -> CellStore:
     """The store of counts: our own, or the sources in place, which must be what they were."""
     if not manifest["in_place"]:
         return open_store(path / CELLS)
-    stores = [_open_source(path, source, manifest["request"]["layer"]) for source in manifest["sources"]]
+    stores = [_open_source(path, source, manifest["request"]) for source in manifest["sources"]]
     return StackedStore(stores)
 
 
-def _open_source(path: Path, source: dict[str, Any], layer: str | None) -> CellStore:
+def _open_source(path: Path, source: dict[str, Any], request: dict[str, Any]) -> CellStore:
     remedy = f"{path} reads it in place: put it back, or prepare again (repack=True copies the cells)"
     try:
-        store = open_store(source["uri"], layer=layer)
+        store = open_store(source["uri"], layer=request["layer"], **request.get("soma", {}))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the source {source['uri']} has vanished. {remedy}.") from error
     if store.identity() != source["identity"]:

@@ -10,6 +10,8 @@ import pytest
 from jobs.cli import main, parse
 from jobs.status import status_of
 from jobs.tracking import TrackingError
+from tests.loaders.conftest import make_atlas
+from tests.loaders.experiments import write_experiment
 
 SUBCOMMANDS = ["prepare", "train", "generate", "evaluate", "status", "demo", "models list", "models show"]
 
@@ -69,6 +71,19 @@ def test_repeatable_options():
     assert options.told == ["cell_type=B cells", "donor=d1"]
     assert options.guidance == ["donor=2"]
     assert options.untold == []
+
+
+def test_options_of_soma_reach_the_store(tmp_path, capsys):
+    path = write_experiment(make_atlas(n_cells=200), tmp_path / "experiment", measurement="spliced")
+    line = ["prepare", str(path), "--out", str(tmp_path / "out"), "--min-cells-per-gene", "0"]
+    line += ["--measurement", "spliced", "--feature-column", "var_id"]
+    assert main([*line, "--obs-filter", 'cell_type == "T cells" and']) == 1
+    assert "the obs filter 'cell_type == \"T cells\" and' does not work" in capsys.readouterr().err
+    assert main([*line, "--obs-filter", 'cell_type == "T cells"', "--layer", "counts"]) == 0
+    assert "read in place" in capsys.readouterr().out
+    identity = json.loads((tmp_path / "out" / "prepared.json").read_text())["sources"][0]["identity"]
+    assert (identity["measurement"], identity["feature_column"]) == ("spliced", "var_id")
+    assert 0 < identity["cells"] < 200
 
 
 def test_a_failure_is_one_readable_line(tmp_path, capsys):

@@ -13,9 +13,10 @@ from scipy.sparse import csr_matrix
 
 from loaders.prepare import prepare
 from loaders.prepared import Prepared
+from tests.loaders.experiments import write_experiment
 
 N_DONORS = 40
-FORMATS = ("h5ad", "zarr_v2", "zarr_v3", "zarr_dense", "memory")
+FORMATS = ("h5ad", "zarr_v2", "zarr_v3", "zarr_dense", "soma", "memory")
 
 
 def make_atlas(n_cells: int = 600, n_genes: int = 50, seed: int = 0) -> AnnData:
@@ -42,6 +43,8 @@ def write_as(adata: AnnData, form: str, path: Path) -> Path | AnnData:
         case "h5ad":
             adata.write_h5ad(path / "atlas.h5ad")
             return path / "atlas.h5ad"
+        case "soma":
+            return write_experiment(adata, path / "soma")
         case "zarr_dense":
             adata.X = adata.X.toarray()
             adata.write_zarr(path / "dense.zarr", chunks=(7, adata.n_vars))

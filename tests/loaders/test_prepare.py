@@ -74,7 +74,7 @@ def test_digest_and_cells_do_not_depend_on_the_file_format(
     assert again.schema == prepared.schema
     rows = np.array([5, 1, 400])
     np.testing.assert_array_equal(again.read(rows)[0].toarray(), prepared.read(rows)[0].toarray())
-    in_place = form.startswith("zarr") and not repack
+    in_place = (form.startswith("zarr") or form == "soma") and not repack
     assert (tmp_path / "out" / "cells.zarr").exists() is not in_place
 
 
@@ -114,7 +114,7 @@ def test_to_anndata_gives_one_split(prepared: Prepared, atlas: AnnData) -> None:
     assert tuple(test.var_names) == prepared.schema.modalities[0].features
 
 
-@pytest.mark.parametrize("form", ["h5ad", "zarr_v3"])
+@pytest.mark.parametrize("form", ["h5ad", "zarr_v3", "soma"])
 def test_genes_in_few_training_cells_are_removed_and_cells_left_without_counts_dropped(
     form: str, tmp_path: Path, write: Write
 ) -> None:
@@ -182,7 +182,7 @@ def test_a_split_column_is_followed(tmp_path: Path) -> None:
         prepared_from(atlas, tmp_path / "other", split_column="fold", test=atlas)
 
 
-@pytest.mark.parametrize("form", ["h5ad", "zarr_v3", "memory"])
+@pytest.mark.parametrize("form", ["h5ad", "zarr_v3", "soma", "memory"])
 @pytest.mark.parametrize("value", [1.5, -1.0, np.nan, np.inf, 2.0**40])
 def test_what_is_no_count_is_refused_naming_cell_and_gene(form: str, value: float, tmp_path: Path) -> None:
     source = write_as(spoilt(value), form, tmp_path)

@@ -56,7 +56,7 @@ def test_a_missing_column_is_refused_listing_those_there_are(store: CellStore) -
 
 
 def test_identity_tells_another_atlas_apart(store: CellStore, tmp_path: Path) -> None:
-    form = {"h5ad": "h5ad", "memory": "memory"}.get(store.kind, "zarr_v3")
+    form = {"anndata-zarr": "zarr_v3"}.get(store.kind, store.kind)
     other = open_store(write_as(make_atlas(n_cells=599), form, tmp_path))
     assert store.identity() != other.identity()
 
