@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from cfgen_scale.types import AtlasSchema, Covariate, IntArray, Modality
 from loaders.layout import write_array
+from loaders.opening import SomaOptions, open_store
 from loaders.packed import PackedWriter
 from loaders.prepare_request import PrepareRequest, describe
 from loaders.prepared import CELLS, INDEX, MANIFEST, VERSION, Prepared, read_manifest, unique_names
@@ -29,7 +30,7 @@ from loaders.scan import CellScan, content_digest, scan_cells, scan_genes
 from loaders.split import SPLITS, TRAIN, SplitCodes, SplitRequest, require_cells
 from loaders.stacked_store import StackedStore
 from loaders.statistics import atlas_statistics, statistics_to_json
-from loaders.store import RNA, SomaOptions, categorical, names_of, open_store
+from loaders.store import RNA, categorical, names_of
 
 type Source = str | Path | AnnData
 IN_PLACE_KINDS = {"anndata-zarr", "soma"}

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import AtlasSchema, AtlasStatistics, IntArray
+from loaders.opening import open_store
 from loaders.scan import column_lookup, select_columns
 from loaders.split import SPLITS
 from loaders.stacked_store import StackedStore
 from loaders.statistics import statistics_from_json
-from loaders.store import RNA, CellStore, names_of, open_store
+from loaders.store import RNA, CellStore, names_of
 
 MANIFEST = "prepared.json"
 INDEX = "index.zarr"

@@ -13,11 +13,12 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix
 
 from loaders.blocks import BlockCache
+from loaders.opening import open_store
 from loaders.prepare import prepare
 from loaders.prepared import Prepared
 from loaders.soma_slabs import CountSlabs
 from loaders.soma_store import is_experiment
-from loaders.store import CellStore, open_store
+from loaders.store import CellStore
 from loaders.stream import CellStream
 from tests.loaders.conftest import make_atlas, write_as
 from tests.loaders.experiments import write_experiment

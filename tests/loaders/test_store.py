@@ -11,8 +11,9 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from cfgen_scale.types import SchemaError
 from loaders.blocks import BlockArray, BlockCache
+from loaders.opening import open_store
 from loaders.stacked_store import StackedStore
-from loaders.store import CellStore, open_store
+from loaders.store import CellStore
 from tests.loaders.conftest import FORMATS, make_atlas, write_as
 
 Write = Callable[..., Path]
