@@ -109,8 +109,14 @@ def _prepare(add: Add) -> None:
     )
     option("--validation-fraction", type=float, default=0.1, metavar="F", help="of the cells (0.1)")
     option("--test-fraction", type=float, default=0.1, metavar="F", help="of the cells (0.1)")
-    option("--seed", type=int, default=0, help="of the split (0)")
-    option("--repack", action="store_true", help="copy to the packed form, for speed")
+    option("--seed", type=int, default=0, help="of the split and of a repack (0)")
+    option("--repack", action="store_true", help="copy AnnData-Zarr and SOMA too, shuffled, for speed")
+    option(
+        "--codec",
+        choices=("none", "zstd"),
+        default="none",
+        help="of a copy (none): none is read fastest, 5-6 bytes a non-zero; zstd takes 1",
+    )
 
 
 def _train(add: Add) -> None:

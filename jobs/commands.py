@@ -22,6 +22,7 @@ def prepare(options: Namespace) -> None:
         test_fraction=options.test_fraction,
         seed=options.seed,
         repack=options.repack,
+        codec=options.codec,
         measurement=options.measurement,
         obs_filter=options.obs_filter,
         feature_column=options.feature_column,

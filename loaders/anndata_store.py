@@ -10,11 +10,15 @@ import numpy as np
 import pandas as pd
 import zarr
 from anndata.io import read_elem
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
 from loaders.blocks import BlockArray, BlockCache
+from loaders.gather import ascend_in_rows
+from loaders.layout import index_dtype
+from loaders.mapped import MappedArray, can_be_mapped
+from loaders.runs import Runs
 from loaders.store import RNA, CellStore, categorical, pick_layer, require_column
 
 
@@ -27,7 +31,7 @@ def open_h5ad(path: str, *, layer: str | None = None) -> CellStore:
     return AnnDataStore(group, uri=str(Path(path).absolute()), kind="h5ad", layer=layer)
 
 
-def open_zarr(path: str, *, layer: str | None = None) -> CellStore:
+def open_zarr(path: str, *, layer: str | None = None, is_canonical: bool = False) -> "AnnDataStore":
     """Reader of an AnnData-Zarr v2 or v3 at a path or URL. Raises ValueError if it is none."""
     uri = path if "://" in path else str(Path(path).absolute())
     with _quick_decoding():
@@ -35,7 +39,7 @@ def open_zarr(path: str, *, layer: str | None = None) -> CellStore:
             group = zarr.open_group(path, mode="r")
         except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
             raise ValueError(f"{uri} is not an AnnData store: there is no Zarr group in it.") from error
-        return AnnDataStore(group, uri=uri, kind="anndata-zarr", layer=layer)
+        return AnnDataStore(group, uri=uri, kind="anndata-zarr", layer=layer, is_canonical=is_canonical)
 
 
 def _quick_decoding() -> AbstractContextManager[object]:
@@ -47,11 +51,17 @@ def _quick_decoding() -> AbstractContextManager[object]:
 
 
 class AnnDataStore:
-    """`CellStore` over an opened group with ``obs``, ``var`` and CSR or dense counts."""
+    """`CellStore` over an opened group with ``obs``, ``var`` and CSR or dense counts.
 
-    def __init__(self, group: Any, *, uri: str, kind: str, layer: str | None = None) -> None:
+    ``is_canonical`` says that the genes of every cell are known to ascend, and are not looked at again.
+    """
+
+    def __init__(
+        self, group: Any, *, uri: str, kind: str, layer: str | None = None, is_canonical: bool = False
+    ) -> None:
         self.uri = uri
         self.kind = kind
+        self._is_canonical = is_canonical
         _require_anndata(group, uri)
         self._obs = group["obs"]
         self._counts = _counts_element(group, layer, uri)
@@ -60,11 +70,12 @@ class AnnDataStore:
         self._is_sparse = "indptr" in self._counts if _is_group(self._counts) else False
         if self._is_sparse:
             self._indptr = np.asarray(self._counts["indptr"][...], dtype=np.int64)
-            self._data = BlockArray(self._counts["data"], "data", cache)
-            self._indices = BlockArray(self._counts["indices"], "indices", cache)
+            self._data = _elements(self._counts, "data", cache, uri)
+            self._indices = _elements(self._counts, "indices", cache, uri)
+            _require_row_pointers(self._indptr, self._counts, uri)
             self.n_cells = len(self._indptr) - 1
         else:
-            self._data = BlockArray(self._counts, "data", cache)
+            self._dense = BlockArray(self._counts, "X", cache, uri=uri)
             self.n_cells = int(self._counts.shape[0])
 
     @property
@@ -81,32 +92,50 @@ class AnnDataStore:
             return index.asstr()[start:stop]
         return np.asarray(index[start:stop], dtype=object)
 
-    def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
-        n_features = len(self.features[modality])
-        ascending = np.argsort(rows, kind="stable")
-        is_sorted = bool((ascending[1:] > ascending[:-1]).all())
-        counts = self._read_ascending(rows if is_sorted else rows[ascending], n_features)
-        if is_sorted:
-            return counts
-        asked = np.empty_like(ascending)
-        asked[ascending] = np.arange(len(rows))
-        return counts[asked]
+    def read(self, rows: IntArray, modality: str = RNA, *, dtype: DTypeLike | None = None) -> csr_matrix:
+        """As `CellStore.read`; counts are cast to ``dtype`` on the way.
 
-    def _read_ascending(self, rows: IntArray, n_features: int) -> csr_matrix:
+        Raises OSError or ValueError naming the chunk that is missing, cannot be read or is corrupt.
+        """
+        n_features = len(self.features[modality])
         if not self._is_sparse:
-            return csr_matrix(self._data.take(rows))
-        begins, lengths = self._indptr[rows], self._indptr[rows + 1] - self._indptr[rows]
-        indptr = np.concatenate([[0], np.cumsum(lengths)])
-        places = np.repeat(begins - indptr[:-1], lengths) + np.arange(indptr[-1])
-        # A file may hold indices of any type: numerical libraries want int32.
-        indices = self._indices.take(places).astype(np.int32, copy=False)
-        counts = csr_matrix((self._data.take(places), indices, indptr), shape=(len(rows), n_features))
-        counts.sum_duplicates()
+            return self._read_dense(rows, dtype)
+        runs, ends = Runs.of_rows(self._indptr, rows)
+        of_indices = index_dtype(int(ends[-1]), n_features)
+        indices = np.empty(ends[-1], dtype=of_indices)
+        data = np.empty(ends[-1], dtype=dtype or self._data.dtype)
+        self._indices.gather(runs, indices, limit=n_features)
+        self._data.gather(runs, data)
+        counts = csr_matrix((data, indices, ends.astype(of_indices)), shape=(len(rows), n_features))
+        if self._is_canonical or ascend_in_rows(indices, ends):
+            counts.has_canonical_format = True
+        else:
+            counts.sum_duplicates()
         return counts
+
+    def _read_dense(self, rows: IntArray, dtype: DTypeLike | None) -> csr_matrix:
+        places, of_row = np.unique(rows, return_inverse=True)
+        return csr_matrix(self._dense.take(places)[of_row], dtype=dtype)
 
     def identity(self) -> dict[str, Any]:
         stored = int(self._indptr[-1]) if self._is_sparse else None
         return {"cells": self.n_cells, "features": len(self.features[RNA]), "stored_values": stored}
+
+
+def _elements(counts: Any, name: str, cache: BlockCache, uri: str) -> MappedArray | BlockArray:
+    """The reader of ``data`` or ``indices``: mapped where the chunks are raw files, else chunk by chunk."""
+    array = counts[name]
+    return MappedArray(array) if can_be_mapped(array) else BlockArray(array, name, cache, uri=uri)
+
+
+def _require_row_pointers(indptr: IntArray, counts: Any, uri: str) -> None:
+    """Raise ValueError unless row pointers lie within ``data`` and ``indices``: reading relies on it."""
+    stored = min(counts["data"].shape[0], counts["indices"].shape[0])
+    if not len(indptr) or indptr[0] < 0 or indptr[-1] > stored or (np.diff(indptr) < 0).any():
+        raise ValueError(
+            f"indptr of {uri} is corrupt: it does not rise from 0 to the {stored:,} stored values. Copy or "
+            f"write the store again."
+        )
 
 
 def _require_anndata(group: Any, uri: str) -> None:

@@ -14,22 +14,32 @@ non-zeros, bytes per non-zero for counts and indices together):
   and therefore anndata and scanpy, opens without a word; a reader without numcodecs will refuse it;
 - chunks of 32,768 non-zeros: a random row costs the decoding of one small chunk, and the ratio is within
   1 % of that of chunks four times larger;
+- a crc32c checksum of every compressed chunk, four bytes: of 2,000 chunks with one bit turned, blosc-zstd
+  gave back 745 (counts) and 1,963 (gaps) without a word;
 - shards of 256 chunks: 10^11 non-zeros are about 24,000 files. Two processes that write into ONE shard lose
   chunks, so that a shard has one writer; write whole shards (`SHARD` elements, aligned).
+
+That is the codec "zstd". The codec "none" stores counts and indices as they are, in few large raw files,
+which loaders/mapped.py maps and appends to: five or six bytes a non-zero and no work on reading. Row pointers, obs
+and var are compressed in both.
 """
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import anndata
 import numpy as np
 import pandas as pd
 import zarr
 from numpy.typing import DTypeLike, NDArray
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.codecs.numcodecs import Delta
 
+from loaders.mapped import RawAppender, can_be_mapped, chunk_length
+
+Codec = Literal["none", "zstd"]
+CODECS: tuple[Codec, ...] = get_args(Codec)
 CHUNK = 32_768
 SHARD = 256 * CHUNK
 
@@ -61,12 +71,19 @@ def create_atlas(path: str | Path) -> zarr.Group:
 
 
 def create_csr(
-    root: zarr.Group, name: str, *, shape: tuple[int, int], nnz: int, largest_count: int
+    root: zarr.Group,
+    name: str,
+    *,
+    shape: tuple[int, int],
+    nnz: int,
+    largest_count: int,
+    codec: Codec = "zstd",
 ) -> zarr.Group:
     """The group of a CSR matrix whose arrays ``data``, ``indices`` (nnz,) and ``indptr`` (rows + 1,) wait
     to be filled.
 
-    Write ``data`` and ``indices`` in aligned runs of `SHARD` elements, each run by one writer.
+    Fill them with the `appender` of each; or, compressed, write ``data`` and ``indices`` in aligned runs of
+    `SHARD` elements, each run by one writer.
     ``largest_count`` decides the dtype of ``data``, `index_dtype` that of ``indices`` and ``indptr``, which
     is why ``nnz`` must be known. Where the rows are counted on the way, create with 0 of them, let
     ``indptr`` grow, and put the attribute ``shape`` right.
@@ -76,8 +93,12 @@ def create_csr(
     group.attrs.update(
         {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [int(n) for n in shape]}
     )
-    create_array(group, "data", shape=(nnz,), dtype=narrowest_unsigned(largest_count))
-    create_array(group, "indices", shape=(nnz,), dtype=of_indices, gaps=True)
+    if codec == "none":
+        create_raw_array(group, "data", nnz, narrowest_unsigned(largest_count))
+        create_raw_array(group, "indices", nnz, of_indices)
+    else:
+        create_array(group, "data", shape=(nnz,), dtype=narrowest_unsigned(largest_count))
+        create_array(group, "indices", shape=(nnz,), dtype=of_indices, gaps=True)
     create_array(group, "indptr", shape=(shape[0] + 1,), dtype=of_indices, gaps=True)
     return group
 
@@ -99,10 +120,34 @@ def create_array(
         chunks=(chunk, *inner),
         shards=(chunk * (SHARD // CHUNK), *inner),
         filters=[Delta(dtype=dtype.newbyteorder("<").str)] if gaps else None,
-        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=dtype.itemsize)],
+        compressors=[
+            BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=dtype.itemsize),
+            Crc32cCodec(),
+        ],
+        # A chunk that is missing is then always a loss, and never a run of zeros.
+        config={"write_empty_chunks": True},
     )
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     return array
+
+
+def create_raw_array(group: zarr.Group, name: str, length: int, dtype: DTypeLike) -> zarr.Array[Any]:
+    """A 1-d array of ``length`` elements without compression, in few large chunks: see loaders/mapped.py."""
+    array = group.create_array(
+        name,
+        shape=(length,),
+        dtype=dtype,
+        chunks=(chunk_length(length),),
+        filters=None,
+        compressors=None,
+    )
+    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    return array
+
+
+def appender(array: Any) -> "ShardAppender | RawAppender":
+    """What fills an array of this layout from its beginning."""
+    return RawAppender(array) if can_be_mapped(array) else ShardAppender(array)
 
 
 def write_frame(root: zarr.Group, name: str, frame: pd.DataFrame) -> None:

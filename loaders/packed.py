@@ -1,4 +1,4 @@
-"""Writing cells as an AnnData-Zarr of our layout, slab by slab, in memory bounded by a shard."""
+"""Writing cells as an AnnData-Zarr of our layout, slab by slab, in memory bounded by a slab and a shard."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,25 +8,36 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
-from loaders.layout import ShardAppender, consolidate, create_atlas, create_csr, write_frame
+from loaders.layout import Codec, ShardAppender, appender, consolidate, create_atlas, create_csr, write_frame
 
 
 class PackedWriter:
     """A new AnnData-Zarr at ``path`` to which rows of counts are added in order; `finish` makes it whole.
 
     ``largest_count`` must bound every count to come, since it decides the width of a count on disk; ``nnz``
-    is the number of counts to come, which decides the width of indices and row pointers.
+    is the number of counts to come, which decides the width of indices and row pointers. ``codec``: see
+    loaders/layout.py.
     """
 
-    def __init__(self, path: Path, *, features: Sequence[str], nnz: int, largest_count: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        features: Sequence[str],
+        nnz: int,
+        largest_count: int,
+        codec: Codec = "zstd",
+    ) -> None:
         self.path = path
         self._nnz = nnz
         self._features = tuple(features)
         self._root = create_atlas(path)
         shape = (0, len(self._features))
-        self._group = create_csr(self._root, "X", shape=shape, nnz=nnz, largest_count=largest_count)
-        self._data = ShardAppender(self._group["data"])
-        self._indices = ShardAppender(self._group["indices"])
+        self._group = create_csr(
+            self._root, "X", shape=shape, nnz=nnz, largest_count=largest_count, codec=codec
+        )
+        self._data = appender(self._group["data"])
+        self._indices = appender(self._group["indices"])
         self._lengths: list[IntArray] = []
 
     def append(self, counts: csr_matrix) -> None:

@@ -2,14 +2,16 @@
 
 What is made is a directory: `prepared.json` (the manifest: schema, sources, statistics), `index.zarr` (arrays
 per cell and gene) and, unless the sources are AnnData-Zarr or SOMA and read in place, `cells.zarr` (the
-cells kept, in the layout of loaders/layout.py). It is written aside and renamed when it is whole.
+cells kept, in the layout of loaders/layout.py). It is written aside and renamed when it is whole: what a run
+left that was killed, or whose disk was full, is removed, and the same command starts from the beginning.
+
+Memory is a slab of cells and a few numbers and the name of each cell; a repack adds what loaders/shuffle.py
+says, an h5ad in compressed chunks the cache of loaders/blocks.py.
 """
 
 import json
 import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
@@ -21,12 +23,12 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cfgen_scale.types import AtlasSchema, Covariate, IntArray, Modality
-from loaders.layout import write_array
+from loaders.cell_copy import CellCopy, written_aside
+from loaders.layout import Codec, write_array
 from loaders.opening import SomaOptions, open_store
-from loaders.packed import PackedWriter
 from loaders.prepare_request import PrepareRequest, describe
 from loaders.prepared import CELLS, INDEX, MANIFEST, VERSION, Prepared, read_manifest, unique_names
-from loaders.scan import CellScan, content_digest, scan_cells, scan_genes
+from loaders.scan import CellScan, arrangement_digest, content_digest, scan_cells, scan_genes
 from loaders.split import SPLITS, TRAIN, SplitCodes, SplitRequest, require_cells
 from loaders.stacked_store import StackedStore
 from loaders.statistics import atlas_statistics, statistics_to_json
@@ -50,6 +52,7 @@ def prepare(
     test_fraction: float = 0.1,
     seed: int = 0,
     repack: bool = False,
+    codec: Codec = "none",
     progress: bool = True,
     **soma: Unpack[SomaOptions],
 ) -> Prepared:
@@ -63,7 +66,10 @@ def prepare(
     validation_fraction  drawn from the training cells, unless split_column names validation cells
     test_fraction        drawn likewise, unless ``test`` or ``split_column`` says which are the test cells
     min_cells_per_gene   genes that occur in fewer training cells are removed; 0 keeps all
-    repack               copy an AnnData-Zarr or SOMA experiment too, where it would be read in place
+    repack               copy the cells whatever the source, in a random order that ``seed`` decides; without
+                         it an h5ad is copied in its own order, AnnData-Zarr and SOMA are read in place
+    codec                of a copy. "none": read at the speed of memory, five or six bytes a non-zero;
+                         "zstd": one byte, for object stores, archives and small disks
     soma                 measurement, obs_filter, feature_column of a SOMA experiment: see `open_store`
 
     Cells without a count over the genes kept are dropped and their number reported. The same call on what it
@@ -77,6 +83,7 @@ def prepare(
         soma={name: str(value) for name, value in soma.items() if value is not None},
         min_cells_per_gene=min_cells_per_gene,
         repack=repack,
+        codec=codec,
         split=SplitRequest(
             split_by, split_column, validation_fraction, test_fraction, seed, test is not None
         ),
@@ -93,7 +100,7 @@ def prepare(
     request.require_columns(stores)
     store = StackedStore(stores)
     split = request.split.codes(store, first_test_cell=sum(s.n_cells for s in stores[: len(given)]))
-    with _aside(out) as partial:
+    with written_aside(out) as partial:
         _write(partial, store, split, request, described, progress=progress)
     return Prepared.open(out)
 
@@ -114,20 +121,30 @@ def _write(
     features = tuple(np.array(store.features[RNA], dtype=object)[columns])
     in_place = not request.repack and all(source["kind"] in IN_PLACE_KINDS for source in described)
     nnz, largest = int(genes.all_cells[columns].sum()), genes.largest_count
-    writer = (
-        None if in_place else PackedWriter(path / CELLS, features=features, nnz=nnz, largest_count=largest)
-    )
-    keep = writer.append if writer else None
+    copy = None
+    if not in_place:
+        copy = CellCopy(
+            path / CELLS,
+            codec=request.codec,
+            shuffle_seed=request.split.seed if request.repack else None,
+            features=features,
+            n_rows=store.n_cells,
+            nnz=nnz,
+            largest_count=largest,
+        )
+    keep = copy.append if copy else None
     cells = scan_cells(store, columns, is_training, keep=keep, progress=progress)
     kept = np.flatnonzero(cells.totals > 0)
     require_cells(split[kept], request.split)
     labels = {name: categorical(store.obs_column(name)[kept]) for name in request.labels}
-    if writer:
+    order = copy.order(kept) if copy else np.arange(len(kept))
+    if copy:
         names = unique_names(np.array(list(names_of(store, cells.totals > 0)), dtype=object))
-        writer.finish(pd.DataFrame(labels, index=pd.Index(names, dtype=object)))
+        obs = pd.DataFrame(labels, index=pd.Index(names, dtype=object))
+        copy.finish(obs.iloc[order])
     codes = [np.asarray(values.codes) for values in labels.values()]
     label_codes = np.stack(codes, axis=1) if codes else np.zeros((len(kept), 0), dtype=np.int8)
-    _write_index(path / INDEX, kept, split[kept], label_codes, columns, cells)
+    _write_index(path / INDEX, kept[order], split[kept[order]], label_codes[order], columns, cells)
     schema = AtlasSchema(
         modalities=(Modality(RNA, "negative_binomial", features),),
         covariates=tuple(Covariate(name, tuple(values.categories)) for name, values in labels.items()),
@@ -141,6 +158,9 @@ def _write(
         "genes_removed": len(store.features[RNA]) - len(columns),
         **_description(schema, split[kept], label_codes.astype(np.int64), cells, kept),
     }
+    if copy:
+        manifest["copy"] = copy.identity()
+    manifest["arrangement"] = arrangement_digest(manifest["digest"], order)
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
@@ -205,17 +225,3 @@ def _already_prepared(
     if progress:
         print(f"already prepared: {out}")
     return Prepared.open(out)
-
-
-@contextmanager
-def _aside(out: Path) -> Iterator[Path]:
-    """A directory beside ``out`` that takes its name if all goes well, and is removed if not."""
-    partial = out.with_name(f"{out.name}.partial")
-    # A directory of this name was left by a run that was killed: nothing in it is of use.
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from loaders.layout import CODECS, Codec
 from loaders.split import SplitRequest
 from loaders.store import CellStore, require_column
 
@@ -22,6 +23,7 @@ class PrepareRequest:
     soma: dict[str, str]
     min_cells_per_gene: int
     repack: bool
+    codec: Codec
     split: SplitRequest
 
     def __post_init__(self) -> None:
@@ -29,6 +31,8 @@ class PrepareRequest:
             raise ValueError(
                 f"min_cells_per_gene is 0 (keep all genes) or more, not {self.min_cells_per_gene}."
             )
+        if self.codec not in CODECS:
+            raise ValueError(f"codec is one of {', '.join(CODECS)}, not {self.codec!r}.")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"a label is named twice: {', '.join(self.labels)}.")
 
@@ -42,7 +46,7 @@ class PrepareRequest:
     def require_same(self, manifest: dict[str, Any], described: list[dict[str, Any]], *, out: Path) -> None:
         """Raise FileExistsError naming the first setting or source in which the manifest differs."""
         asked = json.loads(json.dumps({**_flat(asdict(self)), "sources": described}))
-        made = {"soma": {}, **_flat(manifest["request"]), "sources": manifest["sources"]}
+        made = {"soma": {}, "codec": "zstd", **_flat(manifest["request"]), "sources": manifest["sources"]}
         for name, value in asked.items():
             if made[name] != value:
                 raise FileExistsError(

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import zarr
 from anndata import AnnData
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import AtlasSchema, AtlasStatistics, IntArray
+from loaders.anndata_store import AnnDataStore, open_zarr
 from loaders.opening import open_store
 from loaders.scan import column_lookup, select_columns
 from loaders.split import SPLITS
@@ -30,6 +31,11 @@ ALL = "all"
 class Prepared:
     """What `prepare` made, opened from its directory. Rows are numbers 0 .. n_cells - 1 of the cells kept.
 
+    A row is a cell's place in the order of its source, or in the shuffled order of a repack (``source_rows``
+    says which cell of the source it is). ``digest`` is of what a model learns from, in whatever order;
+    ``arrangement`` also of the order, so that what is kept by row (latents, a position in an epoch) holds
+    for another prepared atlas of the same ``arrangement``, and for no other.
+
     Per-cell arrays are read when first asked for. Raises FileNotFoundError or ValueError if the directory is
     not a prepared atlas, or if a source that is read in place has vanished or changed.
     """
@@ -39,6 +45,7 @@ class Prepared:
         self.manifest = read_manifest(self.path)
         self.schema = AtlasSchema.from_json(self.manifest["schema"])
         self.digest: str = self.manifest["digest"]
+        self.arrangement: str = self.manifest.get("arrangement", self.digest)
         self.n_cells: int = self.manifest["cells"]
         self._index = zarr.open_group(self.path / INDEX, mode="r")
         self._store = _open_cells(self.path, self.manifest)
@@ -62,7 +69,7 @@ class Prepared:
             "genes": len(self.schema.modalities[0].features),
             "genes removed (rare)": self.manifest["genes_removed"],
             "labels": labels,
-            "counts": "read in place" if self.manifest["in_place"] else str(self.path / CELLS),
+            "counts": "read in place" if self.manifest["in_place"] else self._described_copy(),
             "digest": self.digest,
         }
 
@@ -93,10 +100,18 @@ class Prepared:
         """Total counts (n, S) float64 of cells over the genes kept; all above zero."""
         return self._totals[rows]
 
-    def read(self, rows: IntArray) -> tuple[csr_matrix, ...]:
-        """Counts per modality, CSR (n, G) of the schema's genes, in the order of ``rows``, as stored."""
+    def read(self, rows: IntArray, *, dtype: DTypeLike | None = None) -> tuple[csr_matrix, ...]:
+        """Counts per modality, CSR (n, G) of the schema's genes, in the order of ``rows``.
+
+        In the dtype in which they are stored, or ``dtype``: packed cells are cast on their way. Safe to call
+        from several threads, which run side by side. Raises OSError or ValueError naming the chunk of a store
+        that is missing, cannot be read or is corrupt.
+        """
+        if isinstance(self._store, AnnDataStore):
+            return (self._store.read(rows, dtype=dtype),)
         n_features = len(self.schema.modalities[0].features)
-        return (select_columns(self._store.read(self._places(rows)), self._lookup, n_features),)
+        counts = select_columns(self._store.read(self._places(rows)), self._lookup, n_features)
+        return (counts if dtype is None else counts.astype(dtype, copy=False),)
 
     def to_anndata(self, split: str) -> AnnData:
         """The cells of one split in memory: X int32 CSR, labels as categoricals, genes as names."""
@@ -109,8 +124,12 @@ class Prepared:
             categories = pd.Index(covariate.categories, dtype=object)
             obs[covariate.name] = pd.Categorical.from_codes(codes, categories=categories)
         var = pd.DataFrame(index=pd.Index(self.schema.modalities[0].features, dtype=object))
-        counts = self.read(rows)[0]
-        return AnnData(X=counts.astype(np.int32), obs=obs, var=var)
+        return AnnData(X=self.read(rows, dtype=np.int32)[0], obs=obs, var=var)
+
+    def _described_copy(self) -> str:
+        request = self.manifest["request"]
+        order = "shuffled" if request["repack"] else "in the order of the source"
+        return f"{self.path / CELLS}, codec {request.get('codec', 'zstd')}, {order}"
 
     @cached_property
     def _split(self) -> NDArray[np.uint8]:
@@ -155,12 +174,22 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _open_cells(path: Path, manifest: dict[str, Any]) -> CellStore:
+def _open_cells(path: Path, manifest: dict[str, Any]) -> AnnDataStore | StackedStore:
     """The store of counts: our own, or the sources in place, which must be what they were."""
     if not manifest["in_place"]:
-        return open_store(path / CELLS)
+        return _open_copy(path / CELLS, manifest)
     stores = [_open_source(path, source, manifest["request"]) for source in manifest["sources"]]
     return StackedStore(stores)
+
+
+def _open_copy(path: Path, manifest: dict[str, Any]) -> AnnDataStore:
+    store = open_zarr(str(path), is_canonical=True)
+    identity = manifest.get("copy", store.identity())
+    if store.identity() != identity:
+        raise ValueError(
+            f"{path} has changed: it was {identity} and is {store.identity()}. Prepare the atlas again."
+        )
+    return store
 
 
 def _open_source(path: Path, source: dict[str, Any], request: dict[str, Any]) -> CellStore:

@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 from tqdm import tqdm
 
 from cfgen_scale.types import AtlasSchema, IntArray
+from loaders.gather import copy_selected
 from loaders.stacked_store import StackedStore
 from loaders.store import RNA
 
@@ -71,10 +72,10 @@ def scan_cells(
     columns: IntArray,
     is_training: NDArray[np.bool_],
     *,
-    keep: Callable[[csr_matrix], None] | None,
+    keep: Callable[[IntArray, csr_matrix], None] | None,
     progress: bool,
 ) -> CellScan:
-    """Totals and digest over the genes ``columns``; every slab of cells kept goes to ``keep``."""
+    """Totals and digest over the genes ``columns``; ``keep`` gets the cells kept, slab by slab."""
     totals = np.zeros(store.n_cells)
     feature_totals = np.zeros(len(columns))
     digest = CountsDigest()
@@ -83,12 +84,13 @@ def scan_cells(
         counts = select_columns(slab, lookup, len(columns))
         counts.eliminate_zeros()
         totals[rows] = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-        counts = counts[np.flatnonzero(totals[rows] > 0)]
-        training = counts[np.flatnonzero(is_training[rows[totals[rows] > 0]])]
+        kept = rows[totals[rows] > 0]
+        counts = counts[kept - rows[0]]
+        training = counts[np.flatnonzero(is_training[kept])]
         feature_totals += np.asarray(training.sum(axis=0, dtype=np.float64)).ravel()
         digest.update(counts)
         if keep is not None:
-            keep(counts)
+            keep(kept, counts)
     return CellScan(totals, feature_totals, digest.hexdigest())
 
 
@@ -105,12 +107,14 @@ def select_columns(counts: csr_matrix, lookup: NDArray[np.int32] | None, n_colum
     """The columns that ``lookup`` keeps, in one pass over the non-zeros; ascending columns stay sorted."""
     if lookup is None:
         return counts
-    indices = lookup[counts.indices]
-    kept = indices >= 0
-    before = np.concatenate([[0], np.cumsum(kept)])
-    return csr_matrix(
-        (counts.data[kept], indices[kept], before[counts.indptr]), shape=(counts.shape[0], n_columns)
-    )
+    indices = np.empty(counts.nnz + 1, dtype=counts.indices.dtype)
+    data = np.empty(counts.nnz + 1, dtype=counts.dtype)
+    indptr = np.empty_like(counts.indptr)
+    copy_selected(counts.indices, counts.data, counts.indptr, lookup, indices, data, indptr)
+    kept = indptr[-1]
+    selected = csr_matrix((data[:kept], indices[:kept], indptr), shape=(counts.shape[0], n_columns))
+    selected.has_canonical_format = counts.has_canonical_format
+    return selected
 
 
 class CountsDigest:
@@ -141,6 +145,15 @@ def content_digest(
     whole.update(labels.astype("<i8").tobytes())
     whole.update(split.tobytes())
     return whole.hexdigest()
+
+
+def arrangement_digest(content: str, order: IntArray) -> str:
+    """The content's digest where cells come in the order of their source; else that of content and
+    ``order`` (N,): which of them comes first, second and so on. Two atlases of one arrangement give the same
+    batches."""
+    if (order == np.arange(len(order))).all():
+        return content
+    return hashlib.sha256(content.encode() + order.astype("<i8").tobytes()).hexdigest()
 
 
 def _slabs(store: StackedStore, what: str, *, progress: bool) -> Iterator[tuple[IntArray, csr_matrix]]:

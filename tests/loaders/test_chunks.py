@@ -1,0 +1,153 @@
+"""Chunks decoded without zarr are those that zarr decodes; what is lost or damaged is named."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
+from zarr.codecs.numcodecs import Delta
+
+from loaders.blocks import BlockArray, BlockCache
+from loaders.chunks import ChunkFiles
+from loaders.layout import create_array, create_atlas
+from loaders.mapped import chunk_path
+from loaders.runs import Runs
+
+VALUES = np.cumsum(np.random.default_rng(0).integers(0, 9, 1_030)).astype(np.int32)
+KNOWN = {
+    "v3, blosc": {"compressors": BloscCodec(cname="lz4", shuffle="shuffle", typesize=4)},
+    "v3, zstd": {"compressors": ZstdCodec()},
+    "v3, zstd and checksum": {"compressors": [ZstdCodec(), Crc32cCodec()]},
+    "v3, checksum": {"compressors": Crc32cCodec()},
+    "v3, raw in shards": {"compressors": None, "shards": (400,)},
+    "v3, gaps in shards": {
+        "filters": Delta(dtype="<i4"),
+        "compressors": BloscCodec(typesize=4),
+        "shards": (400,),
+    },
+    "v2, blosc": {"compressors": numcodecs.Blosc(), "zarr_format": 2},
+    "v2, lz4": {"compressors": numcodecs.LZ4(), "zarr_format": 2},
+    "v2, raw": {"compressors": None, "zarr_format": 2},
+}
+LEFT_TO_ZARR = {
+    "v3, gzip": {"compressors": GzipCodec()},
+    "v3, big-endian": {"serializer": zarr.codecs.BytesCodec(endian="big")},
+    "v2, filter": {"filters": numcodecs.Delta(dtype="<i4"), "zarr_format": 2},
+}
+
+
+def stored(path: Path, settings: dict[str, Any]) -> Any:
+    array = zarr.create_array(path, shape=VALUES.shape, chunks=(100,), dtype=np.int32, **settings)
+    array[:] = VALUES
+    return array
+
+
+def files_of(array: Any) -> ChunkFiles:
+    files = ChunkFiles.of(array)
+    assert files is not None
+    return files
+
+
+@pytest.mark.parametrize("form", list(KNOWN))
+def test_chunks_are_those_of_zarr(form: str, tmp_path: Path) -> None:
+    files = files_of(stored(tmp_path / "a", KNOWN[form]))
+    assert files.length == 100
+    chunks = np.concatenate([files.read(i) for i in range(11)])
+    np.testing.assert_array_equal(chunks[: len(VALUES)], VALUES)
+
+
+@pytest.mark.parametrize("form", [*KNOWN, *LEFT_TO_ZARR])
+def test_runs_are_read_whoever_decodes(form: str, tmp_path: Path) -> None:
+    array = stored(tmp_path / "a", {**KNOWN, **LEFT_TO_ZARR}[form])
+    assert (ChunkFiles.of(array) is None) is (form in LEFT_TO_ZARR)
+    blocks = BlockArray(array, "a", BlockCache())
+    runs, ends = Runs.of_rows(np.array([0, 95, 310, 310, 1_030]), np.array([3, 0, 2, 1, 0]))
+    out = np.empty(ends[-1], dtype=np.int64)
+    blocks.gather(runs, out)
+    parts = [VALUES[310:], VALUES[:95], VALUES[95:310], VALUES[:95]]
+    np.testing.assert_array_equal(out, np.concatenate(parts))
+
+
+def test_a_chunk_that_a_shard_has_not_is_the_fill_value(tmp_path: Path) -> None:
+    settings = {"shards": (400,), "compressors": ZstdCodec(), "fill_value": 7}
+    array = zarr.create_array(tmp_path / "a", shape=(400,), chunks=(100,), dtype=np.int32, **settings)
+    array[100:200] = 1
+    files = files_of(array)
+    assert files.read(1).tolist() == [1] * 100
+    assert files.read(3).tolist() == [7] * 100
+
+
+def ours(path: Path) -> Any:
+    """`VALUES` in the compressed layout: one shard."""
+    array = create_array(create_atlas(path), "values", shape=VALUES.shape, dtype=np.int32, gaps=True)
+    array[:] = VALUES
+    return array
+
+
+def cut(whole: bytes) -> bytes:
+    return whole[: len(whole) // 2]
+
+
+def turned(at: int) -> Callable[[bytes], bytes]:
+    """One bit turned."""
+    return lambda whole: whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, turned(40), turned(300), turned(-9), lambda whole: b""])
+def test_every_damage_to_a_shard_is_found_and_its_file_named(
+    damage: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    array = ours(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(files_of(array).read(0)[: len(VALUES)], VALUES)
+    path = chunk_path(array, 0)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"the chunk .*values/c/0 is corrupt \(part 0: .*"):
+        files_of(array).read(0)
+
+
+@pytest.mark.parametrize("form", ["v3, zstd", "v3, gzip"])
+def test_a_missing_chunk_is_no_run_of_zeros(form: str, tmp_path: Path) -> None:
+    array = stored(tmp_path / "a", {**KNOWN, **LEFT_TO_ZARR}[form])
+    chunk_path(array, 4).unlink()
+    blocks = BlockArray(array, "counts", BlockCache(), uri="the atlas")
+    with pytest.raises(OSError, match=r"c/4 is missing|of counts of the atlas cannot be read"):
+        blocks.take(np.arange(300, 700))
+
+
+def test_two_threads_share_the_decoding_and_the_error(tmp_path: Path) -> None:
+    cache, begun, go_on = BlockCache(), Event(), Event()
+    made = []
+
+    def slowly() -> Any:
+        begun.set()
+        go_on.wait(10)
+        made.append(1)
+        return np.arange(3)
+
+    with ThreadPoolExecutor(2) as pool:
+        promise, is_ours = cache.promise(("a", 0))
+        assert is_ours
+        making = pool.submit(cache.keep, ("a", 0), slowly)
+        begun.wait(10)
+        same, is_ours_too = cache.promise(("a", 0))
+        assert same is promise
+        assert not is_ours_too
+        go_on.set()
+        np.testing.assert_array_equal(same.result(10), making.result(10))
+    assert made == [1]
+    assert cache.get(("a", 0)) is not None
+
+    def failing() -> Any:
+        raise OSError("the disk is gone")
+
+    promise, _ = cache.promise(("a", 1))
+    with pytest.raises(OSError, match="the disk is gone"):
+        cache.keep(("a", 1), failing)
+    assert isinstance(promise.exception(0), OSError)
+    assert cache.promise(("a", 1))[1]
