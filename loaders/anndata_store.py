@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
-from loaders.blocks import BlockArray, BlockCache
+from loaders.blocks import CACHE_BYTES, BlockArray, BlockCache
 from loaders.gather import ascend_in_rows
 from loaders.layout import index_dtype
 from loaders.mapped import MappedArray, can_be_mapped
@@ -66,16 +66,15 @@ class AnnDataStore:
         self._obs = group["obs"]
         self._counts = _counts_element(group, layer, uri)
         self.features: Mapping[str, tuple[str, ...]] = {RNA: _names(group["var"])}
-        cache = BlockCache()
         self._is_sparse = "indptr" in self._counts if _is_group(self._counts) else False
         if self._is_sparse:
             self._indptr = np.asarray(self._counts["indptr"][...], dtype=np.int64)
-            self._data = _elements(self._counts, "data", cache, uri)
-            self._indices = _elements(self._counts, "indices", cache, uri)
+            self._data = _elements(self._counts, "data", uri)
+            self._indices = _elements(self._counts, "indices", uri)
             _require_row_pointers(self._indptr, self._counts, uri)
             self.n_cells = len(self._indptr) - 1
         else:
-            self._dense = BlockArray(self._counts, "X", cache, uri=uri)
+            self._dense = BlockArray(self._counts, "X", BlockCache(), uri=uri)
             self.n_cells = int(self._counts.shape[0])
 
     @property
@@ -122,10 +121,14 @@ class AnnDataStore:
         return {"cells": self.n_cells, "features": len(self.features[RNA]), "stored_values": stored}
 
 
-def _elements(counts: Any, name: str, cache: BlockCache, uri: str) -> MappedArray | BlockArray:
+def _elements(counts: Any, name: str, uri: str) -> MappedArray | BlockArray:
     """The reader of ``data`` or ``indices``: mapped where the chunks are raw files, else chunk by chunk."""
     array = counts[name]
-    return MappedArray(array) if can_be_mapped(array) else BlockArray(array, name, cache, uri=uri)
+    if can_be_mapped(array):
+        return MappedArray(array)
+    # A cache for each, so that the memory of a chunk that leaves fits the one that comes.
+    both = counts["data"].dtype.itemsize + counts["indices"].dtype.itemsize
+    return BlockArray(array, name, BlockCache(CACHE_BYTES * array.dtype.itemsize // both), uri=uri)
 
 
 def _require_row_pointers(indptr: IntArray, counts: Any, uri: str) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,57 +25,114 @@ from loaders.runs import Runs
 CACHE_BYTES = 512 * 2**20
 RUN = 64  # neighbouring chunks fetched by one read
 UNCHUNKED_BLOCK = 65_536
+MOST_SPARE = 16  # chunks' memory kept for the next ones, of each size
+
+type BlockKey = tuple[str, int]  # array and number of the chunk
+type Decode = Callable[[NDArray[np.uint8]], NDArray[Any]]  # into the memory given
+
+
+@dataclass(eq=False)
+class Block:
+    """A decoded chunk, read-only, and how many are reading it; its memory is used again when none is.
+
+    ``memory`` is None where the array is not ours to write to.
+    """
+
+    values: NDArray[Any]
+    memory: NDArray[np.uint8] | None
+    readers: int
+    is_cached: bool = False
 
 
 class BlockCache:
-    """Decoded chunks of several arrays (zarr or HDF5) under one budget; safe to use from several threads."""
+    """Decoded chunks of several arrays (zarr or HDF5) under one budget; safe to use from several threads.
+
+    `get` and `put` are for chunks that somebody else decodes. `hold` and `make` decode each chunk once,
+    whichever thread wants it first, into the memory of a chunk that has left: to ask the system for memory
+    takes as long as to decode, and chunks between larger arrays leave holes in it. Give a block back with
+    `release`.
+    """
 
     def __init__(self, budget_bytes: int = CACHE_BYTES) -> None:
         self._budget = budget_bytes
         self._bytes = 0
-        self._blocks: OrderedDict[tuple[str, int], NDArray[Any]] = OrderedDict()
-        self._promised: dict[tuple[str, int], Future[NDArray[Any]]] = {}
+        self._blocks: OrderedDict[BlockKey, Block] = OrderedDict()
+        self._promised: dict[BlockKey, tuple[Future[Block], list[int]]] = {}
+        self._spare: dict[int, list[NDArray[np.uint8]]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def get(self, key: tuple[str, int]) -> NDArray[Any] | None:
+    def get(self, key: BlockKey) -> NDArray[Any] | None:
         with self._lock:
             if key in self._blocks:
                 self._blocks.move_to_end(key)
-            return self._blocks.get(key)
+                return self._blocks[key].values
+            return None
 
-    def put(self, key: tuple[str, int], block: NDArray[Any]) -> None:
+    def put(self, key: BlockKey, values: NDArray[Any]) -> None:
         with self._lock:
-            if key in self._blocks or block.nbytes > self._budget:
-                return
-            self._blocks[key] = block
-            self._bytes += block.nbytes
-            while self._bytes > self._budget:
-                self._bytes -= self._blocks.popitem(last=False)[1].nbytes
+            self._insert(key, Block(values, None, readers=0))
 
-    def promise(self, key: tuple[str, int]) -> tuple[Future[NDArray[Any]], bool]:
-        """The block that a thread is making, and whether that is the caller, who must then `keep` it."""
+    def hold(self, key: BlockKey) -> Block | Future[Block] | None:
+        """The block; or the promise of it, if another thread is at it; or None: the caller must `make` it."""
         with self._lock:
-            is_ours = key not in self._promised
-            return self._promised.setdefault(key, Future()), is_ours
+            if key in self._blocks:
+                self._blocks.move_to_end(key)
+                self._blocks[key].readers += 1
+                return self._blocks[key]
+            if key in self._promised:
+                promised, waiting = self._promised[key]
+                waiting[0] += 1
+                return promised
+            self._promised[key] = Future(), [0]
+            return None
 
-    def keep(self, key: tuple[str, int], make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """Make the block that was promised, for this thread and those that wait for it."""
+    def make(self, key: BlockKey, decode: Decode, size: int) -> Block:
+        """``decode`` into memory of ``size`` bytes the block for which `hold` gave None; others that wait get
+        it too, or the error."""
         with self._lock:
-            promised = self._promised[key]
+            spare = self._spare.get(size)
+            memory = spare.pop() if spare else np.empty(size, dtype=np.uint8)
         try:
-            block = make()
-            self.put(key, block)
-            promised.set_result(block)
+            block = Block(frozen(decode(memory)), memory, readers=1)
         except BaseException as error:
+            with self._lock:
+                promised, _ = self._promised.pop(key)
             promised.set_exception(error)
             raise
-        finally:
-            with self._lock:
-                del self._promised[key]
+        with self._lock:
+            promised, waiting = self._promised.pop(key)
+            block.readers += waiting[0]
+            self._insert(key, block)
+        promised.set_result(block)
         return block
+
+    def release(self, block: Block) -> None:
+        """The caller reads this block no more."""
+        with self._lock:
+            block.readers -= 1
+            self._reclaim(block)
+
+    def _insert(self, key: BlockKey, block: Block) -> None:
+        if key in self._blocks or block.values.nbytes > self._budget:
+            return
+        self._blocks[key] = block
+        block.is_cached = True
+        self._bytes += block.values.nbytes
+        while self._bytes > self._budget:
+            _, oldest = self._blocks.popitem(last=False)
+            oldest.is_cached = False
+            self._bytes -= oldest.values.nbytes
+            self._reclaim(oldest)
+
+    def _reclaim(self, block: Block) -> None:
+        if block.memory is None or block.readers or block.is_cached:
+            return
+        spare = self._spare.setdefault(block.memory.nbytes, [])
+        if len(spare) < MOST_SPARE:
+            spare.append(block.memory)
 
 
 class BlockArray:
@@ -123,19 +181,23 @@ class BlockArray:
     def _decoded(self, files: ChunkFiles, blocks: IntArray) -> Iterator[tuple[int, NDArray[Any]]]:
         """Two threads that want the same blocks decode half of them each: one that another has in the making
         is left for later."""
-        waiting: list[tuple[int, Future[NDArray[Any]]]] = []
+        waiting: list[tuple[int, Future[Block]]] = []
         for block in blocks.tolist():
             key = (self._name, block)
-            values = self._cache.get(key)
-            if values is None:
-                promised, is_ours = self._cache.promise(key)
-                if not is_ours:
-                    waiting.append((block, promised))
-                    continue
-                values = self._cache.keep(key, partial(_frozen_chunk, files, block))
-            yield block, values
+            held = self._cache.hold(key)
+            if isinstance(held, Future):
+                waiting.append((block, held))
+            else:
+                held = held or self._cache.make(key, partial(files.read, block), files.size)
+                yield from self._lent(block, held)
         for block, promised in waiting:
-            yield block, promised.result()
+            yield from self._lent(block, promised.result())
+
+    def _lent(self, block: int, held: Block) -> Iterator[tuple[int, NDArray[Any]]]:
+        try:
+            yield block, held.values
+        finally:
+            self._cache.release(held)
 
     def _fetch(self, blocks: IntArray) -> dict[int, NDArray[Any]]:
         """Neighbouring blocks, those not in the cache by one read from the first to the last of them."""
@@ -161,10 +223,6 @@ class BlockArray:
                 f"elements {start:,} to {stop:,} of {self._name} of {self._uri} cannot be read: {error}. "
                 f"Copy or write the store again."
             ) from error
-
-
-def _frozen_chunk(files: ChunkFiles, block: int) -> NDArray[Any]:
-    return frozen(files.read(block))
 
 
 def _runs(blocks: IntArray) -> Iterator[IntArray]:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from loaders.mapped import chunk_path, is_local
 
-type Decoder = Callable[[bytes, int], Any]  # what is stored, the bytes it must become
+# Of what is stored makes what was to be stored: returned, or written into the memory given.
+type Decoder = Callable[[bytes, NDArray[np.uint8]], Any]
 
 ABSENT = 2**64 - 1  # in the index of a shard: a chunk that holds the fill value alone
 CHECKSUM = 4
@@ -38,12 +39,12 @@ NATIVE = (
 
 
 class ChunkFiles:
-    """The chunks of one array: `read` gives any of them, `length` elements each (the last one padded)."""
+    """The chunks of one array: `read` gives any of them, ``size`` bytes each (the last one is padded)."""
 
     def __init__(
         self, array: zarr.Array[Any], *, length: int, decoders: list[Decoder], gaps: bool, index_at_end: bool
     ) -> None:
-        self.length = length
+        self.size = length * np.dtype(array.dtype).itemsize
         self._array = array
         self._per_shard = int(array.shards[0]) // length if array.shards else 1
         self._dtype = np.dtype(array.dtype)
@@ -63,19 +64,24 @@ class ChunkFiles:
             return _of_version_2(array, document)
         return _of_version_3(array, document["codecs"])
 
-    def read(self, index: int) -> NDArray[Any]:
-        """The elements of a chunk, decoded.
+    def read(self, index: int, memory: NDArray[np.uint8]) -> NDArray[Any]:
+        """The elements of a chunk, decoded into ``memory`` (size,).
 
         Raises OSError or ValueError, naming the file, if it is missing or cut off or the chunk is corrupt.
         """
         shard, place = divmod(index, self._per_shard)
         path = self._path(shard)
+        values = memory.view(self._dtype)
         try:
             with open(path, "rb", buffering=0) as file:
                 stored = self._stored(file, shard, place) if self._array.shards else file.read()
             if stored is None:
-                return np.full(self.length, self._array.fill_value, dtype=self._dtype)
-            return self._decoded(stored)
+                values.fill(self._array.fill_value)
+            else:
+                self._decode(stored, memory)
+                if self._gaps:
+                    np.add.accumulate(values, dtype=self._dtype, out=values)
+            return values
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"the chunk {path} is missing: the store is not whole. Copy or write it again."
@@ -85,13 +91,12 @@ class ChunkFiles:
                 f"the chunk {path} is corrupt (part {place}: {error}). Copy or write the store again."
             ) from error
 
-    def _decoded(self, stored: Any) -> NDArray[Any]:
+    def _decode(self, stored: Any, memory: NDArray[np.uint8]) -> None:
         for decode in self._decoders:
-            stored = decode(stored, self.length * self._dtype.itemsize)
-        values = np.frombuffer(stored, dtype=self._dtype)
-        if len(values) != self.length:
-            raise ValueError(f"it holds {len(values)} numbers instead of {self.length}")
-        return np.add.accumulate(values, dtype=self._dtype) if self._gaps else values
+            stored = decode(stored, memory)
+        if stored is not memory:
+            _require_size(len(stored), memory)
+            memory[:] = np.frombuffer(stored, dtype=np.uint8)
 
     def _path(self, shard: int) -> str:
         """Kept: to put a path together takes longer than to open the file."""
@@ -117,7 +122,8 @@ class ChunkFiles:
         if file.seek(0, 2) < size:
             raise ValueError("the file is shorter than its index")
         file.seek(-size if self._index_at_end else 0, 2 if self._index_at_end else 0)
-        return np.frombuffer(_checked(file.read(size), size - CHECKSUM), dtype="<u8").reshape(-1, 2)
+        index = _checked(file.read(size), np.empty(0, dtype=np.uint8))
+        return np.frombuffer(index, dtype="<u8").reshape(-1, 2)
 
 
 def _of_version_3(array: zarr.Array[Any], codecs: Any) -> ChunkFiles | None:
@@ -168,25 +174,26 @@ def _decoder(name: str) -> Decoder | None:
         case "blosc" | "numcodecs.blosc":
             return _unblosc
         case "zstd" | "numcodecs.zstd":
-            return lambda stored, _: numcodecs.Zstd().decode(stored)
+            return lambda stored, memory: numcodecs.Zstd().decode(stored)
         case "lz4" | "numcodecs.lz4":
-            return lambda stored, _: numcodecs.LZ4().decode(stored)
+            return lambda stored, memory: numcodecs.LZ4().decode(stored)
         case "crc32c":
             return _checked
     return None
 
 
-def _unblosc(stored: bytes, size: int) -> NDArray[np.uint8]:
-    """Decoded into an array of NumPy's: half the time that bytes of Python's take."""
-    said = int.from_bytes(stored[4:8], "little")  # its header has the number of bytes
-    if said != size:
-        raise ValueError(f"it holds {said} bytes instead of {size}")
-    out = np.empty(size, dtype=np.uint8)
-    numcodecs.Blosc().decode(stored, out)
-    return out
+def _unblosc(stored: bytes, memory: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    _require_size(int.from_bytes(stored[4:8], "little"), memory)  # of its header
+    numcodecs.Blosc().decode(stored, memory)
+    return memory
 
 
-def _checked(stored: bytes, size: int) -> bytes:
+def _require_size(size: int, memory: NDArray[np.uint8]) -> None:
+    if size != memory.nbytes:
+        raise ValueError(f"it holds {size} bytes instead of {memory.nbytes}")
+
+
+def _checked(stored: bytes, memory: NDArray[np.uint8]) -> bytes:
     """What comes before the checksum. Raises ValueError if the checksum is that of other bytes."""
     content = stored[:-CHECKSUM]
     if google_crc32c.value(content) != int.from_bytes(stored[-CHECKSUM:], "little"):

@@ -70,28 +70,23 @@ def ascend_in_rows(indices: NDArray[Any], indptr: NDArray[Any]) -> bool:
 
 
 @njit(nogil=True, cache=True)
-def copy_selected(
-    indices: NDArray[Any],
-    data: NDArray[Any],
-    indptr: NDArray[Any],
-    lookup: NDArray[np.int32],
-    out_indices: NDArray[Any],
-    out_data: NDArray[Any],
-    out_indptr: NDArray[Any],
+def select_in_place(
+    indices: NDArray[Any], data: NDArray[Any], indptr: NDArray[Any], lookup: NDArray[np.int32]
 ) -> None:
-    """Copy the elements whose column has a ``lookup`` from 0 on, which becomes their column.
+    """Move the elements whose column has a ``lookup`` from 0 on, which becomes their column, to the front.
 
-    ``out_indices`` and ``out_data`` must have room for all of them and one more; what is used of them is
-    ``out_indptr[-1]``.
+    ``indptr`` becomes that of what is kept; what lies behind ``indptr[-1]`` is of no more use.
     """
     # Unsigned places spare the test for indices that count from the end.
     n = np.uint64(0)
-    out_indptr[0] = 0
+    begin = indptr[0]
     for i in range(len(indptr) - 1):
-        for j in range(indptr[i], indptr[i + 1]):
+        end = indptr[i + 1]
+        for j in range(begin, end):
             column = lookup[np.uint64(indices[j])]
             # Written always and stepped over where kept: there is no branch to mispredict.
-            out_indices[n] = column
-            out_data[n] = data[j]
+            indices[n] = column
+            data[n] = data[j]
             n += np.uint64(column >= 0)
-        out_indptr[i + 1] = n
+        indptr[i + 1] = n
+        begin = end

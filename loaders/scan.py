@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from tqdm import tqdm
 
 from cfgen_scale.types import AtlasSchema, IntArray
-from loaders.gather import copy_selected
+from loaders.gather import select_in_place
 from loaders.stacked_store import StackedStore
 from loaders.store import RNA
 
@@ -104,16 +104,18 @@ def column_lookup(columns: IntArray, n_features: int) -> NDArray[np.int32] | Non
 
 
 def select_columns(counts: csr_matrix, lookup: NDArray[np.int32] | None, n_columns: int) -> csr_matrix:
-    """The columns that ``lookup`` keeps, in one pass over the non-zeros; ascending columns stay sorted."""
+    """The columns that ``lookup`` keeps, in one pass over the non-zeros; ascending columns stay sorted.
+
+    The memory of ``counts`` becomes that of the result: to ask for as much again takes longer than the pass.
+    """
     if lookup is None:
         return counts
-    indices = np.empty(counts.nnz + 1, dtype=counts.indices.dtype)
-    data = np.empty(counts.nnz + 1, dtype=counts.dtype)
-    indptr = np.empty_like(counts.indptr)
-    copy_selected(counts.indices, counts.data, counts.indptr, lookup, indices, data, indptr)
-    kept = indptr[-1]
-    selected = csr_matrix((data[:kept], indices[:kept], indptr), shape=(counts.shape[0], n_columns))
-    selected.has_canonical_format = counts.has_canonical_format
+    is_canonical = counts.has_canonical_format
+    select_in_place(counts.indices, counts.data, counts.indptr, lookup)
+    kept = counts.indptr[-1]
+    shape = (counts.shape[0], n_columns)
+    selected = csr_matrix((counts.data[:kept], counts.indices[:kept], counts.indptr), shape=shape)
+    selected.has_canonical_format = is_canonical
     return selected
 
 

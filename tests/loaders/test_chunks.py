@@ -1,7 +1,7 @@
 """Chunks decoded without zarr are those that zarr decodes; what is lost or damaged is named."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -54,11 +54,15 @@ def files_of(array: Any) -> ChunkFiles:
     return files
 
 
+def read(files: ChunkFiles, index: int) -> Any:
+    return files.read(index, np.empty(files.size, dtype=np.uint8))
+
+
 @pytest.mark.parametrize("form", list(KNOWN))
 def test_chunks_are_those_of_zarr(form: str, tmp_path: Path) -> None:
     files = files_of(stored(tmp_path / "a", KNOWN[form]))
-    assert files.length == 100
-    chunks = np.concatenate([files.read(i) for i in range(11)])
+    assert files.size == 400
+    chunks = np.concatenate([read(files, i) for i in range(11)])
     np.testing.assert_array_equal(chunks[: len(VALUES)], VALUES)
 
 
@@ -79,8 +83,8 @@ def test_a_chunk_that_a_shard_has_not_is_the_fill_value(tmp_path: Path) -> None:
     array = zarr.create_array(tmp_path / "a", shape=(400,), chunks=(100,), dtype=np.int32, **settings)
     array[100:200] = 1
     files = files_of(array)
-    assert files.read(1).tolist() == [1] * 100
-    assert files.read(3).tolist() == [7] * 100
+    assert read(files, 1).tolist() == [1] * 100
+    assert read(files, 3).tolist() == [7] * 100
 
 
 def ours(path: Path) -> Any:
@@ -104,11 +108,11 @@ def test_every_damage_to_a_shard_is_found_and_its_file_named(
     damage: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
     array = ours(tmp_path / "a.zarr")
-    np.testing.assert_array_equal(files_of(array).read(0)[: len(VALUES)], VALUES)
+    np.testing.assert_array_equal(read(files_of(array), 0)[: len(VALUES)], VALUES)
     path = chunk_path(array, 0)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"the chunk .*values/c/0 is corrupt \(part 0: .*"):
-        files_of(array).read(0)
+        read(files_of(array), 0)
 
 
 @pytest.mark.parametrize("form", ["v3, zstd", "v3, gzip"])
@@ -120,34 +124,57 @@ def test_a_missing_chunk_is_no_run_of_zeros(form: str, tmp_path: Path) -> None:
         blocks.take(np.arange(300, 700))
 
 
-def test_two_threads_share_the_decoding_and_the_error(tmp_path: Path) -> None:
+def test_two_threads_share_the_decoding_and_the_error() -> None:
     cache, begun, go_on = BlockCache(), Event(), Event()
     made = []
 
-    def slowly() -> Any:
+    def slowly(memory: Any) -> Any:
         begun.set()
         go_on.wait(10)
         made.append(1)
-        return np.arange(3)
+        memory[:] = 7
+        return memory
 
-    with ThreadPoolExecutor(2) as pool:
-        promise, is_ours = cache.promise(("a", 0))
-        assert is_ours
-        making = pool.submit(cache.keep, ("a", 0), slowly)
+    with ThreadPoolExecutor(1) as pool:
+        assert cache.hold(("a", 0)) is None
+        making = pool.submit(cache.make, ("a", 0), slowly, 3)
         begun.wait(10)
-        same, is_ours_too = cache.promise(("a", 0))
-        assert same is promise
-        assert not is_ours_too
+        promised = cache.hold(("a", 0))
+        assert isinstance(promised, Future)
         go_on.set()
-        np.testing.assert_array_equal(same.result(10), making.result(10))
+        assert promised.result(10) is making.result(10)
     assert made == [1]
-    assert cache.get(("a", 0)) is not None
+    assert cache.hold(("a", 0)) is making.result()
+    assert making.result().values.tolist() == [7, 7, 7]
 
-    def failing() -> Any:
+    def failing(memory: Any) -> Any:
         raise OSError("the disk is gone")
 
-    promise, _ = cache.promise(("a", 1))
+    assert cache.hold(("a", 1)) is None
+    promised = cache.hold(("a", 1))
     with pytest.raises(OSError, match="the disk is gone"):
-        cache.keep(("a", 1), failing)
-    assert isinstance(promise.exception(0), OSError)
-    assert cache.promise(("a", 1))[1]
+        cache.make(("a", 1), failing, 3)
+    assert isinstance(promised.exception(0), OSError)
+    assert cache.hold(("a", 1)) is None  # and is tried again
+
+
+def test_memory_is_used_again_only_when_nobody_reads_it() -> None:
+    cache = BlockCache(budget_bytes=300)
+
+    def made(i: int) -> Any:
+        def decode(memory: Any) -> Any:
+            memory[:] = i
+            return memory
+
+        assert cache.hold(("a", i)) is None
+        return cache.make(("a", i), decode, 100)
+
+    blocks = [made(i) for i in range(3)]
+    cache.release(blocks[1])
+    later = [made(i) for i in (3, 4)]  # the first two leave, but the first is still being read
+    later.append(made(5))
+    assert [block.memory is blocks[1].memory for block in later] == [False, False, True]
+    assert (blocks[0].values == 0).all()
+    cache.release(blocks[0])
+    assert made(6).memory is blocks[0].memory
+    assert len(cache) == 3
