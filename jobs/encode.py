@@ -81,7 +81,9 @@ def _encode_split(
     rank, world = accelerator.process_index, accelerator.num_processes
     if accelerator.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
-        create_latents(path, prepared.rows(split), autoencoder.config.latent, key=key)
+        create_latents(
+            path, prepared.rows(split), autoencoder.config.latent, key=key, chunk_cells=CHUNK_CELLS
+        )
     accelerator.wait_for_everyone()
     for batch in in_order(prepared, split, CHUNK_CELLS, rank=rank, world=world):
         first = batch.cells_seen - len(batch.rows)

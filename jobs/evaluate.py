@@ -62,7 +62,8 @@ def evaluate_files(
     except EvaluationError as error:
         sets = [("generated", generated), ("unconditional", unconditional)]
         named = [f"{kind} set {i + 1}: {path}" for kind, paths in sets for i, path in enumerate(paths)]
-        real = [f"{kind} set: {path or data}" for kind, path in (("training", train), ("test", test))]
+        sources = [("training", train or data), ("test", test or data)]
+        real = [f"{kind} set: {path}" for kind, path in sources if path]
         raise EvaluationError(f"{error} ({'; '.join(real + named)})") from error
     on_step("drawing the report")
     report = write_report(metrics, train_cells, test_cells, made, out, label)

@@ -97,6 +97,37 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(autoencoder_stage, ac
     assert all(torch.equal(before[n], p) for n, p in stage.network.named_parameters())
 
 
+@pytest.mark.parametrize(("name", "spoil"), [("autoencoder_stage", "gradient"), ("flow_stage", "loss")])
+def test_a_step_that_would_spoil_the_weights_is_not_taken(name, spoil, request, accelerator, tmp_path):
+    stage, cells = request.getfixturevalue(name)()
+    losses = stage.losses
+    before = {n: p.detach().clone() for n, p in stage.network.named_parameters()}
+
+    def spoilt(network, batch, **purpose):
+        zero = 0 * next(network.parameters()).sum()
+        # The slope of a square root at zero is infinite, its value is not.
+        return losses(network, batch, **purpose) + (zero.sqrt() if spoil == "gradient" else zero + np.nan)
+
+    stage.losses = spoilt
+    said = {"gradient": "the gradient is not finite after 0", "loss": r"the loss of places \[0, 1, 2, 3, 4\]"}
+    with pytest.raises(NonFiniteLossError, match=said[spoil]):
+        run_stage(stage, cells, accelerator, directory=tmp_path, seed=0, report=print)
+    assert all(torch.equal(before[n], p) for n, p in stage.network.named_parameters())
+
+
+def test_weights_without_a_finite_validation_loss_are_not_called_the_best(
+    autoencoder_stage, accelerator, tmp_path
+):
+    stage, cells = autoencoder_stage(validate_every_cells=16)
+    losses = stage.losses
+    stage.losses = lambda network, batch, *, purpose, seed: (
+        losses(network, batch, purpose=purpose, seed=seed) + (np.inf if purpose == "validation" else 0)
+    )
+    with pytest.raises(NonFiniteLossError, match="the validation loss is not finite after 16 cells"):
+        run_stage(stage, cells, accelerator, directory=tmp_path, seed=0, report=print)
+    assert checkpoints(tmp_path) == []
+
+
 def test_bfloat16_stays_close_to_float32(autoencoder_stage, flow_stage, tmp_path):
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
