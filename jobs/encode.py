@@ -25,10 +25,12 @@ ENCODED_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class AtlasLatents:
-    """Latents (n, D) float32 of the training and of the validation cells, in the order of their rows."""
+    """Latents (n, D) float32 of the training and of the validation cells, in the order of their rows, and
+    the digest of what they were made of."""
 
     training: torch.Tensor
     validation: torch.Tensor
+    key: str
 
 
 def encode_atlas(
@@ -38,11 +40,11 @@ def encode_atlas(
     encoded by all workers and kept there. The key is the digest of autoencoder and data."""
     described = f"{run.digest_of_autoencoder}:{prepared.digest}"
     key = hashlib.sha256(described.encode()).hexdigest()
-    splits = [
+    training, validation = (
         _latents_of(autoencoder, prepared, split, run.latents / f"{split}.zarr", key, accelerator)
         for split in ("train", "validation")
-    ]
-    return AtlasLatents(*splits)
+    )
+    return AtlasLatents(training, validation, key)
 
 
 def _latents_of(

@@ -51,7 +51,7 @@ def autoencoder_cells(prepared: Prepared, config: TrainConfig, accelerator: "Acc
         training,
         validation,
         n_training=len(prepared.rows("train")),
-        has_validation=len(prepared.rows("validation")) > 0,
+        has_validation=len(prepared.rows("validation")) > 0 and config.autoencoder.validation_cells > 0,
         waited=lambda: sum(stream.wait_seconds for stream in streams),
     )
 
@@ -85,7 +85,7 @@ def flow_cells(
         training,
         validation,
         n_training=len(train),
-        has_validation=len(held_out) > 0,
+        has_validation=len(held_out) > 0 and config.flow.validation_cells > 0,
         waited=lambda: 0.0,
     )
 

@@ -63,6 +63,9 @@ def train(
             fit_in_ray(directory, names, workers)
         else:
             _train_here(directory, names, launched)
+    for path in (directory.path / "run.json", directory.metrics, directory.model / "config.json"):
+        if path.exists():
+            tracker.log_artifact(path, "run")
     if register_as:
         tracker.register(directory.model, register_as, alias)
     return run

@@ -80,6 +80,26 @@ def test_patience_stops_early_and_keeps_the_best_weights(autoencoder_stage, acce
     assert validate(stage, cells, accelerator, weights, 0) == pytest.approx(min(losses), rel=1e-6)
 
 
+def test_optimal_transport_keeps_each_cell_with_its_labels(flow_stage):
+    """What the network is shown of a cell: its own latent at t = 1 (z_t + (1 - t) u_t) and its own label."""
+    stage, cells = flow_stage(pairing="optimal_transport", p_untold=0.0)
+    batch = next(cells.training(0))
+    shown = []
+
+    def network(t, z_t, condition):
+        shown.append((t, z_t, condition))
+        return torch.zeros_like(z_t)
+
+    losses = stage.losses(network, batch, purpose="training", seed=0)
+    t, z_t, condition = shown[0]
+    told = condition.labels
+    assert ((told == batch.condition.labels) | (told == -1)).all()
+    assert ((told >= 0).sum(1) == 1).all()
+    # loss = mean of u_t^2 with u_t = z_1 - z_0 and z_t = z_0 + t u_t, so that z_1 = z_t + (1 - t) u_t.
+    noise = (z_t - t[:, None] * batch.latent) / (1 - t[:, None])
+    torch.testing.assert_close(losses, (batch.latent - noise).square().mean(1), rtol=1e-3, atol=1e-3)
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_update(autoencoder_stage, accelerator, tmp_path):
     stage, cells = autoencoder_stage()
     before = {n: p.detach().clone() for n, p in stage.network.named_parameters()}
