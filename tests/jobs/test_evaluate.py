@@ -64,6 +64,7 @@ def test_files_and_the_prepared_atlas_of_them_give_the_same_figures(
         tmp_path / "a", atlases, train=atlases["train"], test=atlases["test"], on_step=steps.append
     )
     of_prepared = run(tmp_path / "b", atlases, data=atlases["prepared"])
+    assert of_files.pop("sources") != of_prepared.pop("sources")
     assert of_files == of_prepared
     for folder in (tmp_path / "a", tmp_path / "b"):
         assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", "report.html"]

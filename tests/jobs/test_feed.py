@@ -41,7 +41,8 @@ def worker(rank: int, world: int) -> Any:
 def flow_feed(prepared: Prepared, rank: int, world: int, **changes: Any) -> Cells:
     """A feed of latents that say whose they are: the number of the cell's row, and 1,000 less."""
     rows = [torch.from_numpy(prepared.rows(split)).float() for split in ("train", "validation")]
-    latents = AtlasLatents(*(torch.stack([r, r - 1000], dim=1) for r in rows))
+    training, validation = (torch.stack([r, r - 1000], dim=1) for r in rows)
+    latents = AtlasLatents(training, validation, "key")
     model: Any = SimpleNamespace(whitening=SimpleNamespace(whiten=lambda z: z))
     return flow_cells(latents, model, prepared, config(**changes), worker(rank, world))
 
