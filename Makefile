@@ -12,7 +12,7 @@ LOCK := infra/requirements.lock
 PYTHON ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null \
 	|| { p="$$(pyenv prefix 3.12 2>/dev/null)/bin/python"; [ -x "$$p" ] && echo "$$p"; })
 
-.PHONY: setup demo test test-all lint format bench lock clean
+.PHONY: setup demo test test-all lint format bench bench-peers bench-loaders lock clean
 
 setup: $(VENV)/.complete
 
@@ -42,8 +42,19 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup
+bench: bench-loaders
 	$(BIN)/python -m tests.benchmarks.pbmc3k
+
+# About 5 GB of disk under BENCH_ROOT; BENCH_CELLS=10000 for a first look.
+BENCH_CELLS ?= 200000
+BENCH_ROOT ?= runs/loaders-$(BENCH_CELLS)
+
+bench-loaders: bench-peers
+	$(BIN)/python -m tests.benchmarks.loaders --root $(BENCH_ROOT) --cells $(BENCH_CELLS) --cores 1 2
+
+# Beside what the lock pins, which stays as it is.
+bench-peers: setup
+	$(BIN)/uv pip install --python $(BIN)/python --constraint $(LOCK) --editable '.[bench]'
 
 # Exact pins for every platform; no address of any index may stand in the lock.
 lock: setup

@@ -22,15 +22,12 @@ class AutoencoderConfig:
     hidden          hidden units of each modality's encoder, in order; its decoder mirrors them
     theta_by        attribute whose levels have a dispersion each per gene, or None: one theta per gene
     initial_theta   inverse dispersion that every gene starts from
-    latent_noise    standard deviation of Gaussian noise on the latent in training, in units of the
-                    latent's own standard deviation over the batch: keeps the decoder smooth between cells
     """
 
     latent: int = 50
     hidden: tuple[int, ...] = (512, 256)
     theta_by: str | None = None
     initial_theta: float = 5.0
-    latent_noise: float = 0.0
 
 
 class Decoder(nn.Module):
@@ -116,16 +113,9 @@ class Autoencoder(nn.Module):
         levels = None if self.theta_attribute is None else labels[:, self.theta_attribute]
         return [self.decoders[name](z, log_size_factor[:, s], levels) for s, name in enumerate(self.names)]
 
-    def forward(
-        self, counts: Sequence[SparseCounts], labels: torch.Tensor, noise: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Negative log-likelihood of each cell's raw counts, summed over features and modalities: (B,).
-
-        ``noise`` (B, D) standard normal draws, scaled by ``latent_noise`` and added to the latent.
-        """
+    def forward(self, counts: Sequence[SparseCounts], labels: torch.Tensor) -> torch.Tensor:
+        """Negative log-likelihood of each cell's raw counts, summed over features and modalities: (B,)."""
         z = self.encode(counts)
-        if noise is not None and self.config.latent_noise > 0:
-            z = z + self.config.latent_noise * noise
         log_l = torch.stack([c.totals().log() for c in counts], dim=1)
         log_prob = [
             negative_binomial_log_prob(c, log_mean, log_theta)

@@ -21,7 +21,7 @@ from .labels import LabelFrequencies
 from .ode import OdeConfig, integrate
 from .randomness import generator
 from .size_factors import SizeFactors
-from .types import AtlasSchema, Condition, GeneratedCells, IntArray
+from .types import AtlasSchema, Condition, GeneratedCells, IntArray, Modality, SchemaError
 from .velocity import Velocity, VelocityConfig
 from .whitening import Whitening
 
@@ -80,8 +80,19 @@ class CFGen(nn.Module):
     # ------------------------------------------------------------------ encoding and transport
 
     @torch.no_grad()
-    def encode(self, counts: Sequence[csr_matrix], *, batch_cells: int = 2048) -> torch.Tensor:
-        """Whitened latents (n, D) float32 of raw counts, one CSR matrix (n, G) per modality."""
+    def encode(
+        self,
+        counts: Sequence[csr_matrix],
+        *,
+        features: Sequence[Sequence[str]] | None = None,
+        batch_cells: int = 2048,
+    ) -> torch.Tensor:
+        """Whitened latents (n, D) float32 of raw counts, one CSR matrix (n, G) per modality.
+
+        ``features`` are the names of the columns of each matrix; given, they must be the schema's, in order.
+        Raises SchemaError naming the first that differs, or for matrices of another shape.
+        """
+        self._require_features(counts, features)
         n = counts[0].shape[0]
         encoded = [
             self.autoencoder.encode(
@@ -90,6 +101,23 @@ class CFGen(nn.Module):
             for i in range(0, n, batch_cells)
         ]
         return self.whitening.whiten(torch.cat(encoded))
+
+    def _require_features(
+        self, counts: Sequence[csr_matrix], features: Sequence[Sequence[str]] | None
+    ) -> None:
+        given = features or [m.features for m in self.schema.modalities]
+        modalities = tuple(
+            Modality(m.name, m.likelihood, tuple(names))
+            for m, names in zip(self.schema.modalities, given, strict=True)
+        )
+        cells = AtlasSchema(modalities, self.schema.covariates)
+        self.schema.require_same(cells, this="the model", that="the cells")
+        for matrix, modality in zip(counts, self.schema.modalities, strict=True):
+            if matrix.shape[1] != len(modality.features):
+                raise SchemaError(
+                    f"the model has {len(modality.features)} features of {modality.name!r}, the cells have "
+                    f"{matrix.shape[1]}. Give the counts of the model's features, in their order."
+                )
 
     @torch.no_grad()
     def transport(

@@ -63,10 +63,14 @@ def generate(options: Namespace) -> None:
     """Draw the cells of a request into a new atlas."""
     from .generate import generate_atlas
     from .plan import CHUNK_CELLS
+    from .request import RequestError
     from .request_sources import read_request, request_from_options
     from .tracking import resolve_model
 
     if options.request:
+        said = [name for name in ("told", "untold", "guidance") if getattr(options, name)]
+        if said:
+            raise RequestError(f"--{said[0]} goes with --cells. In {options.request} say it of each group.")
         request = read_request(options.request)
     else:
         request = request_from_options(
@@ -78,7 +82,7 @@ def generate(options: Namespace) -> None:
         request,
         seed=options.seed,
         workers=options.workers,
-        chunk_cells=options.chunk_cells or CHUNK_CELLS,
+        chunk_cells=CHUNK_CELLS if options.chunk_cells is None else options.chunk_cells,
         solver=options.solver,
         steps=options.steps,
         device=options.device,

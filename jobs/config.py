@@ -36,10 +36,10 @@ def load_config(file: Path | str | None = None, overrides: Sequence[str] = ()) -
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(
-            f"configuration key {key or '(root)'}: {message} (got {first['input']!r})."
-        ) from None
+        message = first["msg"].removeprefix("Value error, ").removesuffix(".")
+        # What a whole section refuses says itself which of its values is wrong.
+        got = "" if isinstance(first["input"], Mapping) else f" (got {first['input']!r})"
+        raise ConfigError(f"configuration key {key or '(root)'}: {message}{got}.") from None
 
 
 def merge(tree: dict[str, Any], given: Mapping[str, Any], *, where: str, above: str = "") -> None:

@@ -25,10 +25,12 @@ ENCODED_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class AtlasLatents:
-    """Latents (n, D) float32 of the training and of the validation cells, in the order of their rows."""
+    """Latents (n, D) float32 of the training and of the validation cells, in the order of their rows, and
+    the digest of what they were made of."""
 
     training: torch.Tensor
     validation: torch.Tensor
+    key: str
 
 
 def encode_atlas(
@@ -38,11 +40,11 @@ def encode_atlas(
     encoded by all workers and kept there. The key is the digest of autoencoder and data."""
     described = f"{run.digest_of_autoencoder}:{prepared.digest}"
     key = hashlib.sha256(described.encode()).hexdigest()
-    splits = [
+    training, validation = (
         _latents_of(autoencoder, prepared, split, run.latents / f"{split}.zarr", key, accelerator)
         for split in ("train", "validation")
-    ]
-    return AtlasLatents(*splits)
+    )
+    return AtlasLatents(training, validation, key)
 
 
 def _latents_of(
@@ -81,7 +83,9 @@ def _encode_split(
     rank, world = accelerator.process_index, accelerator.num_processes
     if accelerator.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
-        create_latents(path, prepared.rows(split), autoencoder.config.latent, key=key)
+        create_latents(
+            path, prepared.rows(split), autoencoder.config.latent, key=key, chunk_cells=CHUNK_CELLS
+        )
     accelerator.wait_for_everyone()
     for batch in in_order(prepared, split, CHUNK_CELLS, rank=rank, world=world):
         first = batch.cells_seen - len(batch.rows)

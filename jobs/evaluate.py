@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from cfgen_scale.evaluation import EvaluationSettings
 
+REPORT_FILES = ("metrics.json", "report.html")
 PathLike = str | Path
 
 
@@ -43,7 +45,8 @@ def evaluate_files(
 
     on_step = on_step or _say
     require_one_source(data, train, test)
-    require_directory(Path(out))
+    sources = _sources(data, train, test, generated, unconditional, label)
+    require_directory(Path(out), sources)
     require_present([*generated, *unconditional, *(path for path in (data, train, test) if path)])
     on_step("reading cells")
     train_cells, test_cells = real_cells(data, train, test)
@@ -62,8 +65,10 @@ def evaluate_files(
     except EvaluationError as error:
         sets = [("generated", generated), ("unconditional", unconditional)]
         named = [f"{kind} set {i + 1}: {path}" for kind, paths in sets for i, path in enumerate(paths)]
-        real = [f"{kind} set: {path or data}" for kind, path in (("training", train), ("test", test))]
+        given = [("training", train or data), ("test", test or data)]
+        real = [f"{kind} set: {path}" for kind, path in given if path]
         raise EvaluationError(f"{error} ({'; '.join(real + named)})") from error
+    metrics["sources"] = sources
     on_step("drawing the report")
     report = write_report(metrics, train_cells, test_cells, made, out, label)
     on_step(f"written: {report}")
@@ -92,13 +97,13 @@ def read_atlas(path: PathLike) -> AnnData:
     """An AnnData from a .h5ad file or a .zarr directory. Raises ValueError for anything else."""
     import anndata
 
-    match Path(path).suffix:
-        case ".h5ad":
-            return anndata.read_h5ad(path)
-        case ".zarr":
-            return anndata.read_zarr(path)
-        case suffix:
-            raise ValueError(f"{path} ends in {suffix!r}: atlases are .h5ad files or .zarr directories.")
+    suffix = Path(path).suffix
+    if suffix not in (".h5ad", ".zarr"):
+        raise ValueError(f"{path} ends in {suffix!r}: atlases are .h5ad files or .zarr directories.")
+    try:
+        return anndata.read_h5ad(path) if suffix == ".h5ad" else anndata.read_zarr(path)
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as an AnnData: {error} Is it complete?") from error
 
 
 def require_one_source(data: PathLike | None, train: PathLike | None, test: PathLike | None) -> None:
@@ -118,10 +123,36 @@ def require_present(paths: Sequence[PathLike]) -> None:
             raise FileNotFoundError(f"{path} does not exist.")
 
 
-def require_directory(out: Path) -> None:
-    """The report goes into a directory, new or old. Raises FileExistsError where a file is in its place."""
-    if out.exists() and not out.is_dir():
+def _sources(
+    data: PathLike | None,
+    train: PathLike | None,
+    test: PathLike | None,
+    generated: Sequence[PathLike],
+    unconditional: Sequence[PathLike],
+    label: str,
+) -> dict[str, Any]:
+    """Which files a report is about, as JSON."""
+    real = {name: str(path) for name, path in (("data", data), ("train", train), ("test", test)) if path}
+    made = {"generated": [str(p) for p in generated], "unconditional": [str(p) for p in unconditional]}
+    return {**real, **made, "label": label}
+
+
+def require_directory(out: Path, sources: Mapping[str, Any]) -> None:
+    """The report goes into a new directory, or takes the place of an earlier report of the same cells.
+
+    Raises FileExistsError for a file, a directory of something else, or a report of other cells.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
         raise FileExistsError(f"{out} is a file; the report needs a directory. Give another --out.")
+    others = sorted(p.name for p in out.iterdir() if p.name not in REPORT_FILES and p.suffix != ".aside")
+    if others:
+        raise FileExistsError(f"{out} holds other files ({others[0]}, ...). Give another --out.")
+    if (out / "metrics.json").exists():
+        found = json.loads((out / "metrics.json").read_text()).get("sources")
+        if found != sources:
+            raise FileExistsError(f"{out} is the report of other cells ({found}). Give another --out.")
 
 
 def _say(message: str) -> None:

@@ -51,7 +51,7 @@ def autoencoder_cells(prepared: Prepared, config: TrainConfig, accelerator: "Acc
         training,
         validation,
         n_training=len(prepared.rows("train")),
-        has_validation=len(prepared.rows("validation")) > 0,
+        has_validation=len(prepared.rows("validation")) > 0 and config.autoencoder.validation_cells > 0,
         waited=lambda: sum(stream.wait_seconds for stream in streams),
     )
 
@@ -70,21 +70,22 @@ def flow_cells(
             whole = order.batch(cells_seen)
             mine = order.batch(cells_seen, rank=rank, world=world)
             cells_seen = whole.cells_seen_after
-            # the global batch in the order of its positions, whatever the number of workers
-            in_place = whole.places[np.argsort(whole.positions)]
-            yield train.batch(in_place, mine.positions, cells_seen)
+            # The places of the whole batch lie in the order of its positions.
+            yield train.batch(whole.places, mine.positions, cells_seen)
 
     def validation() -> Iterator[LatentBatch]:
         n = min(len(held_out), config.flow.validation_cells)
+        # At even distances: the first ones of an atlas may all be of one donor.
+        chosen = np.arange(n) * len(held_out) // max(n, 1)
         for first in range(0, n, VALIDATION_BATCH):
-            places = np.arange(first, min(first + VALIDATION_BATCH, n))
+            places = chosen[first : first + VALIDATION_BATCH]
             yield held_out.batch(places, np.arange(rank, len(places), world), first)
 
     return Cells(
         training,
         validation,
         n_training=len(train),
-        has_validation=len(held_out) > 0,
+        has_validation=len(held_out) > 0 and config.flow.validation_cells > 0,
         waited=lambda: 0.0,
     )
 

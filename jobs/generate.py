@@ -107,6 +107,13 @@ def _with_ray(workers: int, use_ray: bool | None, device: str) -> bool:
 
 
 def _ode(model: "CFGen", solver: str | None, steps: int | None) -> "OdeConfig":
+    from cfgen_scale.ode import FIXED_STEP
+
+    chosen = solver or model.config.ode.solver
+    if steps is not None and chosen not in FIXED_STEP:
+        raise ValueError(
+            f"{chosen} chooses its own steps; {steps} steps go with {' or '.join(FIXED_STEP)}. Leave one out."
+        )
     changes: dict[str, Any] = {"solver": solver, "steps": steps}
     return replace(model.config.ode, **{name: v for name, v in changes.items() if v is not None})
 

@@ -30,7 +30,8 @@ def fit_in_ray(run: RunDirectory, stages: Sequence[str], workers: int) -> None:
     with cluster(workers):
         for attempt in range(RESTARTS + 1):
             try:
-                return _fit(run, stages, workers)
+                _fit(run, stages, workers)
+                break
             except ray.train.TrainingFailedError as error:
                 cause = cause_of(error)
                 if isinstance(cause, ValueError) or attempt == RESTARTS:

@@ -1,6 +1,7 @@
 """A run: one directory that knows what it is training, on what, and how far it is."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,7 +105,10 @@ def open_run(path: Path, *, config: Mapping[str, Any], data: Path, data_digest: 
 
 @contextmanager
 def sole_trainer(run: RunDirectory) -> Iterator[None]:
-    """Hold the run for this process; a second trainer of the same run is refused with RunError."""
+    """Hold the run for this process; a second trainer of the same run is refused with RunError.
+
+    What a trainer that was killed left under temporary names is removed.
+    """
     import fcntl
 
     with open(run.path / ".lock", "w") as lock:
@@ -114,6 +118,8 @@ def sole_trainer(run: RunDirectory) -> Iterator[None]:
             raise RunError(
                 f"{run.path} is being trained by another process. Wait for it, or stop it."
             ) from None
+        for left in (*run.path.glob(".*.aside"), *run.path.glob("*/checkpoints/.*.aside")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield
 
 

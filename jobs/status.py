@@ -17,7 +17,7 @@ def status_of(path: Path) -> Iterator[str]:
         raise RunError(f"{path} is not a training run: it has no run.json. Begin one with cfgen-scale train.")
     data = run.document()["data"]
     latest = latest_by_stage(MetricsReader(run.metrics).new_rows())
-    yield f"run          {path} on {data}, {_state(run)}"
+    yield f"run          {path} on {data}, {_state(run, begun=set(latest))}"
     for stage in STAGES:
         yield f"{stage:<12} {_progress(latest.get(stage), finished=run.finished(stage))}"
     if run.model.is_dir():
@@ -35,10 +35,14 @@ def _progress(row: Row | None, *, finished: bool) -> str:
     return progress_line(row).partition(": ")[2].strip()
 
 
-def _state(run: RunDirectory) -> str:
+def _state(run: RunDirectory, *, begun: set[str]) -> str:
     if _held(run.path / ".lock"):
         return "in training now"
-    return "complete" if run.model.is_dir() else "interrupted: the same train command resumes it"
+    if run.model.is_dir():
+        return "complete"
+    if run.finished("autoencoder") and "flow" not in begun:
+        return "the autoencoder is trained, the flow is next"
+    return "interrupted: the same train command resumes it"
 
 
 def _held(lock: Path) -> bool:

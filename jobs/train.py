@@ -32,8 +32,9 @@ def train(
 ) -> Path:
     """Train on a prepared atlas; the same call again resumes. Returns the run directory.
 
-    workers       Ray Train workers; 0 trains in this process without Ray (under torchrun or accelerate
-                  launch: in each of their processes)
+    workers       Ray Train workers; 0 trains in this process without Ray. Under torchrun or accelerate
+                  launch that is each of their processes: ``torchrun --nproc-per-node 8 -m -- jobs.cli train
+                  ... --workers 0`` (without the ``--`` torchrun takes our --run for its own)
     register_as   name in the MLflow registry for the model, which gets ``alias``
 
     Raises ConfigError, RunError and what Prepared.open raises before work starts.
@@ -62,6 +63,9 @@ def train(
             fit_in_ray(directory, names, workers)
         else:
             _train_here(directory, names, launched)
+    for path in (directory.path / "run.json", directory.metrics, directory.model / "config.json"):
+        if path.exists():
+            tracker.log_artifact(path, "run")
     if register_as:
         tracker.register(directory.model, register_as, alias)
     return run
@@ -136,7 +140,7 @@ def _remedy(batch_cells: int, world: int) -> str:
     from loaders.order import MOST_LANES
 
     if world > MOST_LANES:
-        return f"Use at most {MOST_LANES} workers."
+        return f"No batch is shared by more than {MOST_LANES}."
     return f"Use fewer workers, or a multiple of {world} such as {-(-batch_cells // world) * world}."
 
 

@@ -17,7 +17,7 @@ from cfgen_scale.training.loop import initialised, run_stage
 from cfgen_scale.training.stages import AutoencoderStage, FlowStage, Stage
 from loaders.prepared import Prepared
 
-from .encode import encode_atlas
+from .encode import AtlasLatents, encode_atlas
 from .feed import autoencoder_cells, flow_cells
 from .run_directory import RunDirectory, append_metrics, truncate_metrics
 
@@ -131,12 +131,26 @@ class _Trainer:
     def flow(self, model: CFGen) -> None:
         """Encode the atlas once, whiten, and train the velocity on the latents."""
         latents = encode_atlas(model.autoencoder, self.prepared, self.run, self.accelerator)
-        model.whitening.fit(latents.training)
+        self._whiten(model, latents)
         if not self.run.finished("flow"):
             stage = FlowStage(model.velocity, self.config.flow)
             cells = flow_cells(latents, model, self.prepared, self.config, self.accelerator)
             self._fit(stage, cells)
         self._load(model.velocity, "flow")
+
+    def _whiten(self, model: CFGen, latents: AtlasLatents) -> None:
+        """Fit the whitening on one worker, once: the signs of its axes depend on the machine's LAPACK, and
+        every worker, now and on resume, must see the same latents."""
+        from safetensors.torch import load_file, save_file
+
+        kept = self.run.latents / f"whitening-{latents.key[:16]}.safetensors"
+        if self.accelerator.is_main_process and not kept.exists():
+            model.whitening.fit(latents.training)
+            aside = kept.with_suffix(".aside")
+            save_file(model.whitening.state_dict(), aside)
+            aside.replace(kept)
+        self.accelerator.wait_for_everyone()
+        model.whitening.load_state_dict(load_file(kept))
 
     def _fit(self, stage: Stage[Any], cells: Any) -> None:
         from safetensors.torch import save_file

@@ -12,7 +12,7 @@ make the same number of steps, and a worker's share of a short batch may be no c
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -37,6 +37,18 @@ class BatchPlan:
     positions: IntArray
     global_cells: int
     cells_seen_after: int
+
+
+class CellOrder(Protocol):
+    """A sequence of global batches, whatever rule makes it: see `Order` for what each part means."""
+
+    @property
+    def n_cells(self) -> int: ...
+    @property
+    def steps_per_epoch(self) -> int: ...
+    def after(self, cells_seen: int) -> int: ...
+    def batch(self, cells_seen: int, *, rank: int = 0, world: int = 1) -> BatchPlan: ...
+    def check_world(self, rank: int, world: int) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ class CellStore(Protocol):
         ...
 
     def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
-        """Counts of ``rows`` (m,) in the order asked for, CSR (m, G), indices sorted, dtype as stored."""
+        """Counts of ``rows`` (m,), each at most once, in the order asked for: CSR (m, G), indices sorted,
+        dtype as stored."""
         ...
 
     def identity(self) -> dict[str, Any]:

@@ -8,14 +8,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import CellBatch, IntArray
-from loaders.order import BatchPlan, Granularity, Order, sequential
+from loaders.balanced import Balance, BalancedOrder
+from loaders.order import BatchPlan, CellOrder, Granularity, Order, sequential
 from loaders.prepared import Prepared
 
 READERS = 2
+LABELS_AT_ONCE = 1 << 20
 
 
 class CellStream:
@@ -23,13 +28,16 @@ class CellStream:
 
     batch_cells  cells of a global batch, over all workers
     lanes        the most workers that can share it; None takes what `Order` does
+    balance      draw rare classes of a label more often (loaders/balanced.py); None: every cell once an epoch
     cells_seen   where to begin: 0, or the ``cells_seen`` of the last batch that was used
     epochs       stop when the split has been seen this often, counted from the start of training; None: never
     read_ahead   batches that may be ready or in the making while the consumer works
+    threads      threads that read; no more than ``read_ahead`` have work
 
     Iterating again goes on behind the last batch given out. ``state`` is that position; ``wait_seconds`` is
     the time the consumer has waited for data so far.
-    Raises ValueError at once for an empty split, a batch that cannot be shared, or no place to begin.
+    Raises ValueError at once for an empty split, a batch that cannot be shared, a label that the schema does
+    not have, or no place to begin.
     """
 
     def __init__(
@@ -41,46 +49,103 @@ class CellStream:
         seed: int = 0,
         granularity: Granularity = "uniform",
         lanes: int | None = None,
+        balance: Balance | None = None,
         rank: int = 0,
         world: int = 1,
         cells_seen: int = 0,
         epochs: int | None = None,
         read_ahead: int = 2,
+        threads: int = READERS,
     ) -> None:
-        self._prepared = prepared
+        self.prepared = prepared
         self._rows = prepared.rows(split)
         if not len(self._rows):
             raise ValueError(f"the prepared atlas {prepared.path} has no {split} cells.")
-        self.order = Order(len(self._rows), batch_cells, seed, granularity, lanes)
+        self.order: CellOrder = (
+            Order(len(self._rows), batch_cells, seed, granularity, lanes)
+            if balance is None
+            else BalancedOrder(
+                _classes(prepared, self._rows, balance.label, granularity),
+                batch_cells,
+                seed,
+                lanes,
+                cap=balance.cap,
+            )
+        )
         self.order.check_world(rank, world)
-        self.order.after(cells_seen)
-        _require_read_ahead(read_ahead)
+        _require_read_ahead(read_ahead, threads)
         self._rank, self._world = rank, world
-        self._end = None if epochs is None else epochs * len(self._rows)
-        self._read_ahead = read_ahead
-        self.state = cells_seen
+        self._epochs = epochs
+        self.read_ahead, self._threads = read_ahead, threads
+        self.seek(cells_seen)
         self.wait_seconds = 0.0
 
+    def seek(self, cells_seen: int) -> None:
+        """Let the next iteration begin there. Raises ValueError if no batch begins there."""
+        self.order.after(cells_seen)
+        self.state = cells_seen
+
     def __iter__(self) -> Iterator[CellBatch]:
-        batches = _read_behind(self._batch, self._positions(), self._read_ahead)
+        return self.handed_over(lambda batch, turn: batch, end=None)
+
+    def epoch[T](self, finish: Callable[[CellBatch, int], T]) -> Iterator[T]:
+        """As `handed_over`, to the end of the epoch in which the stream stands."""
+        this_epoch = self.state // self.order.n_cells
+        return self.handed_over(finish, end=(this_epoch + 1) * self.order.n_cells)
+
+    def handed_over[T](self, finish: Callable[[CellBatch, int], T], *, end: int | None) -> Iterator[T]:
+        """What ``finish(batch, turn)`` makes of each batch; it runs in the reading threads.
+
+        ``turn`` is 0, 1, 2, ... in this iteration: while the consumer holds what came of one turn, up to
+        ``read_ahead`` further ones are ready or in the making. ``end``: the cells_seen at which to stop.
+        """
+
+        def finished(turn_and_position: tuple[int, int]) -> tuple[int, T]:
+            turn, position = turn_and_position
+            batch = self._batch(position)
+            return batch.cells_seen, finish(batch, turn)
+
+        ready = _read_behind(finished, enumerate(self._positions(end)), self.read_ahead, self._threads)
         while True:
             began = time.monotonic()
-            batch = next(batches, None)
+            item = next(ready, None)
             self.wait_seconds += time.monotonic() - began
-            if batch is None:
+            if item is None:
                 return
-            self.state = batch.cells_seen
+            self.state, batch = item
             yield batch
 
-    def _positions(self) -> Iterator[int]:
+    def _positions(self, end: int | None) -> Iterator[int]:
+        ends = [] if end is None else [end]
+        if self._epochs is not None:
+            ends.append(self._epochs * self.order.n_cells)
         position = self.state
-        while self._end is None or position < self._end:
+        while all(position < last for last in ends):
             yield position
             position = self.order.after(position)
 
     def _batch(self, cells_seen: int) -> CellBatch:
         plan = self.order.batch(cells_seen, rank=self._rank, world=self._world)
-        return read_batch(self._prepared, self._rows, plan)
+        return read_batch(self.prepared, self._rows, plan)
+
+
+def _classes(
+    prepared: Prepared, rows: IntArray, label: str, granularity: Granularity
+) -> NDArray[np.integer[Any]]:
+    """Codes (n,) of one label, -1 = unlabelled, narrow: the labels of all cells are never held widened."""
+    if granularity != "uniform":
+        raise ValueError(
+            f"class-balanced batches take cells from all over the atlas: granularity {granularity!r} cannot "
+            f"hold their reads together. Set granularity='uniform', on an atlas prepared with repack."
+        )
+    k = prepared.schema.covariate_index(label)
+    n_categories = len(prepared.schema.covariates[k].categories)
+    narrow = np.dtype(np.int16 if n_categories <= np.iinfo(np.int16).max else np.int32)
+    codes: NDArray[np.integer[Any]] = np.empty(len(rows), dtype=narrow)
+    for begin in range(0, len(rows), LABELS_AT_ONCE):
+        some = slice(begin, begin + LABELS_AT_ONCE)
+        codes[some] = prepared.labels(rows[some])[:, k]
+    return codes
 
 
 def in_order(
@@ -98,12 +163,12 @@ def in_order(
     Batch k, of cells k * batch_cells onwards, belongs to worker k mod world; its first cell is number
     ``cells_seen - len(rows)``. ``most`` takes that many cells at even distances instead of all of them.
     """
-    _require_read_ahead(read_ahead)
+    _require_read_ahead(read_ahead, READERS)
     rows = prepared.rows(split)
     if most is not None and most < len(rows):
         rows = rows[np.arange(most) * len(rows) // most]
     plans = sequential(len(rows), batch_cells, rank=rank, world=world)
-    return _read_behind(lambda plan: read_batch(prepared, rows, plan), plans, read_ahead)
+    return _read_behind(lambda plan: read_batch(prepared, rows, plan), plans, read_ahead, READERS)
 
 
 def read_batch(prepared: Prepared, split_rows: IntArray, plan: BatchPlan) -> CellBatch:
@@ -114,21 +179,30 @@ def read_batch(prepared: Prepared, split_rows: IntArray, plan: BatchPlan) -> Cel
         positions=plan.positions,
         global_cells=plan.global_cells,
         cells_seen=plan.cells_seen_after,
-        counts=prepared.read(rows),
+        counts=_read_counts(prepared, rows),
         labels=prepared.labels(rows),
     )
 
 
-def _read_behind[T](
-    read: Callable[[T], CellBatch], places: Iterator[T], read_ahead: int
-) -> Iterator[CellBatch]:
+def _read_counts(prepared: Prepared, rows: IntArray) -> tuple[csr_matrix, ...]:
+    """Counts of ``rows``; a class-balanced batch may hold a cell twice, which stores are asked for once."""
+    ascending = np.sort(rows)
+    if (ascending[1:] > ascending[:-1]).all():
+        return prepared.read(rows)
+    once, of_row = np.unique(rows, return_inverse=True)
+    return tuple(counts[of_row] for counts in prepared.read(once))
+
+
+def _read_behind[P, T](
+    read: Callable[[P], T], places: Iterator[P], read_ahead: int, threads: int
+) -> Iterator[T]:
     """``read`` of every place, in order, with up to ``read_ahead`` of them under way in threads.
 
     An exception of a reader is raised where its batch would have come. The threads end with the generator:
     when it is exhausted, closed, or no longer referred to.
     """
-    pool = ThreadPoolExecutor(max_workers=min(READERS, read_ahead), thread_name_prefix="cells")
-    pending: deque[Future[CellBatch]] = deque()
+    pool = ThreadPoolExecutor(max_workers=min(threads, read_ahead), thread_name_prefix="cells")
+    pending: deque[Future[T]] = deque()
     try:
         for place in places:
             pending.append(pool.submit(read, place))
@@ -140,6 +214,8 @@ def _read_behind[T](
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _require_read_ahead(read_ahead: int) -> None:
+def _require_read_ahead(read_ahead: int, threads: int) -> None:
     if read_ahead < 1:
         raise ValueError(f"read_ahead must be at least 1 batch, not {read_ahead}.")
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}.")

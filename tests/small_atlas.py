@@ -1,6 +1,9 @@
 """An atlas of 300 cells and a training run of a second or two, for tests of whole jobs."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,11 +30,12 @@ SMALL_RUN = (
     "flow.cells=2000",
     "flow.batch_cells=48",
     "flow.warmup_cells=200",
+    "flow.learning_rate=0.01",
 )
 
 
 def small_atlas() -> AnnData:
-    """Poisson counts of three types from four donors; every tenth cell has no type; ``split`` says which train."""
+    """Poisson counts of three types from four donors; every tenth cell is unlabelled; ``split`` is given."""
     random = np.random.default_rng(0)
     profiles = random.gamma(0.6, 3.0, (len(CELL_TYPES), N_GENES)) + 0.1
     kinds, donors = random.integers(0, len(CELL_TYPES), N_CELLS), random.integers(0, 4, N_CELLS)
@@ -66,3 +70,18 @@ def prepare_small_atlas(folder: Path) -> Path:
         progress=False,
     )
     return folder / "prepared"
+
+
+def train_small(stages: Any, *, data: Path, run: Path, overrides: Sequence[str] = (), **options: Any) -> Path:
+    """`jobs.train.train` of SMALL_RUN, in this process unless ``workers`` says otherwise."""
+    from jobs.train import train
+
+    settings = {"workers": 0, **options}
+    return train(stages, data=data, run=run, overrides=[*SMALL_RUN, *overrides], **settings)
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics, without what depends on the clock."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timed = {"cells_per_second", "data_wait_share"}
+    return [{name: value for name, value in row.items() if name not in timed} for row in rows]

@@ -47,6 +47,8 @@ class StageConfig:
         for name in ("weight_decay", "warmup_cells", "patience", "validation_cells"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}.")
+        if self.patience and not self.validation_cells:
+            raise ValueError("patience stops by validation cells: validation_cells must be positive.")
         for name in ("validate_every_cells", "checkpoint_every_cells"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")

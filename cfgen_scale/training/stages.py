@@ -70,13 +70,7 @@ class AutoencoderStage:
         device = next(network.parameters()).device
         counts: Sequence[SparseCounts] = [SparseCounts.from_csr(c, device) for c in batch.counts]
         labels = torch.from_numpy(batch.labels).to(device)
-        noise = None
-        shape = self.network.config
-        if shape.latent_noise > 0 and purpose == "training":
-            draws = generator(seed, "latent noise", batch.cells_seen)
-            whole = torch.randn(batch.global_cells, shape.latent, generator=draws)
-            noise = whole[torch.from_numpy(batch.positions)].to(device)
-        return network(counts, labels, noise)
+        return network(counts, labels)
 
 
 class FlowStage:

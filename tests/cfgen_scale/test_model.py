@@ -101,6 +101,16 @@ def test_encoding_does_not_depend_on_the_batch(model_of, counts):
     )
 
 
+def test_cells_of_other_genes_are_not_encoded(model_of, counts):
+    model = model_of()
+    genes = list(model.schema.modalities[0].features)
+    model.encode([counts], features=[genes])
+    with pytest.raises(SchemaError, match="features of 'rna' differ first at place 0: 'gene-0'"):
+        model.encode([counts], features=[genes[::-1]])
+    with pytest.raises(SchemaError, match="40 features of 'rna', the cells have 39"):
+        model.encode([counts[:, :39]])
+
+
 def test_bad_requests_are_refused(model_of):
     model = model_of()
     with pytest.raises(SchemaError, match="no category 'dendritic'"):

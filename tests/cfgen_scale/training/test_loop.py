@@ -80,6 +80,26 @@ def test_patience_stops_early_and_keeps_the_best_weights(autoencoder_stage, acce
     assert validate(stage, cells, accelerator, weights, 0) == pytest.approx(min(losses), rel=1e-6)
 
 
+def test_optimal_transport_keeps_each_cell_with_its_labels(flow_stage):
+    """What the network is shown of a cell: its own latent at t = 1 (z_t + (1 - t) u_t) and its own label."""
+    stage, cells = flow_stage(pairing="optimal_transport", p_untold=0.0)
+    batch = next(cells.training(0))
+    shown = []
+
+    def network(t, z_t, condition):
+        shown.append((t, z_t, condition))
+        return torch.zeros_like(z_t)
+
+    losses = stage.losses(network, batch, purpose="training", seed=0)
+    t, z_t, condition = shown[0]
+    told = condition.labels
+    assert ((told == batch.condition.labels) | (told == -1)).all()
+    assert ((told >= 0).sum(1) == 1).all()
+    # loss = mean of u_t^2 with u_t = z_1 - z_0 and z_t = z_0 + t u_t, so that z_1 = z_t + (1 - t) u_t.
+    noise = (z_t - t[:, None] * batch.latent) / (1 - t[:, None])
+    torch.testing.assert_close(losses, (batch.latent - noise).square().mean(1), rtol=1e-3, atol=1e-3)
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_update(autoencoder_stage, accelerator, tmp_path):
     stage, cells = autoencoder_stage()
     before = {n: p.detach().clone() for n, p in stage.network.named_parameters()}
@@ -95,6 +115,37 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(autoencoder_stage, ac
     with pytest.raises(NonFiniteLossError, match=r"rows \[3\].*weights are unchanged"):
         run_stage(stage, cells, accelerator, directory=tmp_path, seed=0, report=print)
     assert all(torch.equal(before[n], p) for n, p in stage.network.named_parameters())
+
+
+@pytest.mark.parametrize(("name", "spoil"), [("autoencoder_stage", "gradient"), ("flow_stage", "loss")])
+def test_a_step_that_would_spoil_the_weights_is_not_taken(name, spoil, request, accelerator, tmp_path):
+    stage, cells = request.getfixturevalue(name)()
+    losses = stage.losses
+    before = {n: p.detach().clone() for n, p in stage.network.named_parameters()}
+
+    def spoilt(network, batch, **purpose):
+        zero = 0 * next(network.parameters()).sum()
+        # The slope of a square root at zero is infinite, its value is not.
+        return losses(network, batch, **purpose) + (zero.sqrt() if spoil == "gradient" else zero + np.nan)
+
+    stage.losses = spoilt
+    said = {"gradient": "the gradient is not finite after 0", "loss": r"the loss of places \[0, 1, 2, 3, 4\]"}
+    with pytest.raises(NonFiniteLossError, match=said[spoil]):
+        run_stage(stage, cells, accelerator, directory=tmp_path, seed=0, report=print)
+    assert all(torch.equal(before[n], p) for n, p in stage.network.named_parameters())
+
+
+def test_weights_without_a_finite_validation_loss_are_not_called_the_best(
+    autoencoder_stage, accelerator, tmp_path
+):
+    stage, cells = autoencoder_stage(validate_every_cells=16)
+    losses = stage.losses
+    stage.losses = lambda network, batch, *, purpose, seed: (
+        losses(network, batch, purpose=purpose, seed=seed) + (np.inf if purpose == "validation" else 0)
+    )
+    with pytest.raises(NonFiniteLossError, match="the validation loss is not finite after 16 cells"):
+        run_stage(stage, cells, accelerator, directory=tmp_path, seed=0, report=print)
+    assert checkpoints(tmp_path) == []
 
 
 def test_bfloat16_stays_close_to_float32(autoencoder_stage, flow_stage, tmp_path):

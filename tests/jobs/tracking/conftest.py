@@ -1,20 +1,12 @@
-"""A store that costs milliseconds, not seconds; a run directory beside it; small real models."""
+"""An MLflow store of its own for each test; a run directory beside it; small real models."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from jobs.tracking import Tracker, connect
+from jobs.tracking import Tracker
 from tests.tiny_model import save_tiny_model
-
-
-@pytest.fixture(scope="session")
-def migrated_store(tmp_path_factory) -> Path:
-    """An empty MLflow database with its tables: making them takes 5 s, copying the file none."""
-    database = tmp_path_factory.mktemp("mlflow-template") / "mlflow.db"
-    connect(f"sqlite:///{database}")
-    return database
 
 
 @pytest.fixture

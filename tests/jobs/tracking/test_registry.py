@@ -15,13 +15,12 @@ from tests.tiny_model import GENES
 
 
 @pytest.fixture
-def served(start, save_model, mlflow_uri):
+def served(start, save_model, mlflow_uri, monkeypatch):
     """The model as a client of MLflow loads it."""
     start().register(save_model(), "pbmc", "champion")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(mlflow_uri)
-    yield mlflow.pyfunc.load_model("models:/pbmc@champion")
-    mlflow.set_tracking_uri(before)
+    # Not set_tracking_uri: it leaves this variable behind, for tests of other stores to follow.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    return mlflow.pyfunc.load_model("models:/pbmc@champion")
 
 
 def test_a_model_is_found_by_alias_version_run_and_directory(start, save_model, run_dir, mlflow_uri):
