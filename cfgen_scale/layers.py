@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,18 +14,20 @@ class MLP(nn.Module):
 
     LayerNorm rather than the authors' BatchNorm: its result for a cell does not depend on the other cells
     of the batch, so training is the same for any number of workers and latents need no running statistics.
+
+    ``first`` makes the first layer in place of `nn.Linear`, and says what the input is.
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], *, first: Callable[[int, int], nn.Module] = nn.Linear) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-            layers.append(nn.Linear(n_in, n_out))
+            layers.append(nn.Linear(n_in, n_out) if i else first(n_in, n_out))
             if i < len(sizes) - 2:
                 layers += [nn.LayerNorm(n_out), nn.ELU()]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Any) -> torch.Tensor:
         return self.layers(x)
 
 
