@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .aligned_linear import AlignedLinear
 from .counts import SparseCounts
 from .counts_layer import CountsLinear
 from .layers import MLP
@@ -43,7 +44,7 @@ class Decoder(nn.Module):
         self, sizes: Sequence[int], *, feature_totals: torch.Tensor, n_levels: int | None, theta: float
     ) -> None:
         super().__init__()
-        self.network = MLP(sizes)
+        self.network = MLP(sizes, last=AlignedLinear)
         share = (feature_totals + 1.0) / (feature_totals + 1.0).sum()
         last = self.network.layers[-1]
         assert isinstance(last, nn.Linear)

@@ -15,17 +15,22 @@ class MLP(nn.Module):
     LayerNorm rather than the authors' BatchNorm: its result for a cell does not depend on the other cells
     of the batch, so training is the same for any number of workers and latents need no running statistics.
 
-    ``first`` makes the first layer in place of `nn.Linear`, and says what the input is.
+    ``first`` and ``last`` make these layers in place of `nn.Linear`; the first says what the input is.
     """
 
-    def __init__(self, sizes: Sequence[int], *, first: Callable[[int, int], nn.Module] = nn.Linear) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        first: Callable[[int, int], nn.Module] = nn.Linear,
+        last: Callable[[int, int], nn.Module] = nn.Linear,
+    ) -> None:
         super().__init__()
+        kinds = [first, *[nn.Linear] * (len(sizes) - 3), last][: len(sizes) - 1]
         layers: list[nn.Module] = []
-        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-            layers.append(nn.Linear(n_in, n_out) if i else first(n_in, n_out))
-            if i < len(sizes) - 2:
-                layers += [nn.LayerNorm(n_out), nn.ELU()]
-        self.layers = nn.Sequential(*layers)
+        for kind, (n_in, n_out) in zip(kinds, itertools.pairwise(sizes), strict=True):
+            layers += [kind(n_in, n_out), nn.LayerNorm(n_out), nn.ELU()]
+        self.layers = nn.Sequential(*layers[:-2])
 
     def forward(self, x: Any) -> torch.Tensor:
         return self.layers(x)
