@@ -19,6 +19,7 @@ from loaders.prepared import Prepared
 
 from .encode import AtlasLatents, encode_atlas
 from .feed import autoencoder_cells, flow_cells
+from .memory import reuse_memory
 from .run_directory import RunDirectory, append_metrics, truncate_metrics
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def train_worker(
 
     ``announce`` is told of every checkpoint, on every worker (Ray Train's report).
     """
+    reuse_memory()
     # Under torchrun the first worker makes the run directory: the others may read it when all have met.
     meet(workers)
     run = RunDirectory(run_path)

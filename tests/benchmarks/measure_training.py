@@ -77,7 +77,6 @@ def ours(stage: Any, cells: Cells, accelerator: Any, seconds: float) -> Measured
 
 def our_stage(name: str, prepared: Prepared, config: TrainConfig) -> tuple[Any, Cells, Any]:
     """What a worker of ours makes of a configuration: the stage, its cells and the accelerator."""
-    reuse_memory()
     accelerator = make_accelerator(config.precision)
     model = new_model(config, prepared).to(accelerator.device)
     if name == "autoencoder":
@@ -109,11 +108,14 @@ def our_config(name: str, batch: int, changes: Sequence[str]) -> TrainConfig:
 
 
 def measure(options: argparse.Namespace) -> Measured:
-    prepared = Prepared.open(options.data)
     who, what = options.contender.split("-", 1)
+    if who == "ours":
+        reuse_memory()
+    prepared = Prepared.open(options.data)
     if who == "ours":
         config = our_config(what, options.batch, options.set)
         return ours(*our_stage(what, prepared, config), options.seconds)
+    torch.manual_seed(0)
     rows = prepared.rows("train")[: options.dense_cells]
     counts = prepared.read(rows)[0].toarray().astype(np.float32)
     if what.startswith("autoencoder"):
@@ -139,7 +141,6 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of ours")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
     with PeakMemory() as memory:
         measured = measure(options)
     print(json.dumps({**measured, **memory.peaks(), "device": _device()}))

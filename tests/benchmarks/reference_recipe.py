@@ -1,11 +1,12 @@
 """The reference's recipe (METHOD 3, 4) written by us as plain PyTorch loops, as fast as such loops are.
 
 Counts lie in RAM as dense float32; the likelihood is the one of scvi-tools, log-gammas of the whole matrix.
-Kept out: what slows the reference down beside its recipe (Lightning, anomaly detection, a DataLoader of single
-cells). Networks have the layers, the sizes and the normalisation of ours; AdamW is PyTorch's default, or with
-``fused`` the one that we use.
+Kept out: what slows the reference down beside its recipe (Lightning, anomaly detection, a DataLoader of
+single cells). Networks have the layers, the sizes and the normalisation of ours; AdamW is PyTorch's default,
+or with ``fused`` the one that we use.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -34,7 +35,7 @@ def shuffled(n: int, batch: int) -> Iterator[torch.Tensor]:
 
 def mlp(sizes: tuple[int, ...]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for n_in, n_out in itertools.pairwise(sizes[:-1]):
         layers += [nn.Linear(n_in, n_out), nn.LayerNorm(n_out), nn.ELU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
