@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from tests.benchmarks import reference_recipe
 from tests.benchmarks.memory import PeakMemory
 
 CONTENDERS = (
+    "matrix-products",
     "ours-autoencoder",
     "ours-flow",
     "reference-autoencoder",
@@ -41,6 +43,7 @@ CONTENDERS = (
 )
 BUDGET = 1_000_000_000
 WARM_STEPS = 5
+SQUARE = 2_048
 Measured = dict[str, Any]
 
 
@@ -107,27 +110,49 @@ def our_config(name: str, batch: int, changes: Sequence[str]) -> TrainConfig:
     )
 
 
+def matrix_products(seconds: float) -> Measured:
+    """The rate of square float32 products, which is what a step could reach."""
+    a, b = torch.randn(2, SQUARE, SQUARE)
+    a @ b
+    rates, over = [], time.perf_counter() + seconds
+    while time.perf_counter() < over:
+        began = time.perf_counter()
+        a @ b
+        rates.append(2 * SQUARE**3 / (time.perf_counter() - began) / 1e9)
+    return {"gflops": median(rates)}
+
+
 def measure(options: argparse.Namespace) -> Measured:
+    """What ``options.contender`` reaches."""
+    if options.contender == "matrix-products":
+        return matrix_products(options.seconds / 2)
     who, what = options.contender.split("-", 1)
     if who == "ours":
         reuse_memory()
     prepared = Prepared.open(options.data)
+    rows = prepared.rows("train")[: options.dense_cells]
+    some = prepared.read(rows[:512])[0]
+    of_data = {"genes": some.shape[1], "non_zeros": some.nnz / some.shape[0]}
     if who == "ours":
         config = our_config(what, options.batch, options.set)
-        return ours(*our_stage(what, prepared, config), options.seconds)
+        return of_data | ours(*our_stage(what, prepared, config), options.seconds)
     torch.manual_seed(0)
-    rows = prepared.rows("train")[: options.dense_cells]
     counts = prepared.read(rows)[0].toarray().astype(np.float32)
     if what.startswith("autoencoder"):
         fused = what.endswith("fused")
-        return reference(
-            reference_recipe.autoencoder_loop(counts, batch=options.batch, fused=fused), options.seconds
-        )
-    categories = [len(c.categories) for c in prepared.schema.covariates]
-    loop = reference_recipe.flow_loop(
-        counts, prepared.labels(rows), categories, batch=options.batch, cached=what.endswith("cached")
-    )
-    return reference(loop, options.seconds)
+        loop = reference_recipe.autoencoder_loop(counts, batch=options.batch, fused=fused)
+    else:
+        categories = [len(c.categories) for c in prepared.schema.covariates]
+        labels, cached = prepared.labels(rows), what.endswith("cached")
+        loop = reference_recipe.flow_loop(counts, labels, categories, batch=options.batch, cached=cached)
+    return of_data | reference(loop, options.seconds)
+
+
+def machine() -> str:
+    """The device that trains, and the processor beside it."""
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    cpu = f"{models[0].partition(':')[2].strip()}, {os.cpu_count()} cores"
+    return f"{torch.cuda.get_device_name()} beside {cpu}" if torch.cuda.is_available() else cpu
 
 
 def main() -> None:
@@ -137,17 +162,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--dense-cells", type=int, default=4_096)
+    parser.add_argument("--dense-cells", type=int, default=4_096, help="most cells that the reference holds")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of ours")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with PeakMemory() as memory:
         measured = measure(options)
-    print(json.dumps({**measured, **memory.peaks(), "device": _device()}))
-
-
-def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    print(json.dumps({**measured, **memory.peaks(), "machine": machine()}))
 
 
 if __name__ == "__main__":
