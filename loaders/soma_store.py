@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
 from loaders.blocks import BlockCache
+from loaders.identity import digest_of_names
 from loaders.soma_frames import (
     CELL_NAMES,
     FEATURE_NAMES,
@@ -24,6 +25,7 @@ from loaders.soma_frames import (
     name_column,
     selected_joinids,
 )
+from loaders.soma_identity import digest_of_sample
 from loaders.soma_slabs import CountSlabs
 from loaders.store import RNA, CellStore, categorical, pick_layer, require_column
 
@@ -105,6 +107,8 @@ class SomaStore:
             "features": len(names),
             "stored_values": int(counts.nnz),
             "matrix": list(counts.shape),
+            "names": digest_of_names(names),
+            "sample": digest_of_sample(counts, self._joinids),
             "measurement": measurement,
             "layer": layer,
             "obs_filter": obs_filter,
