@@ -30,7 +30,7 @@ def write_tenx_h5(
             group["shape"] = np.array(adata.shape[::-1], dtype=np.int32)
             for part in ("data", "indices", "indptr"):
                 values = getattr(counts, part).astype(np.int32 if part == "data" else np.int64)
-                group.create_dataset(part, data=values, chunks=(500,), compression="gzip")
+                group.create_dataset(part, data=values, chunks=(min(50, len(values)),), compression="gzip")
             if genomes:
                 group["genes"], group["gene_names"] = ids, names
             else:
