@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
-from loaders.blocks import CACHE_BYTES, BlockArray, BlockCache
+from loaders.blocks import CACHE_BYTES, UNCHUNKED_BLOCK, BlockArray, BlockCache
 from loaders.gather import ascend_in_rows
 from loaders.layout import index_dtype
 from loaders.mapped import MappedArray, can_be_mapped
@@ -73,9 +73,13 @@ class AnnDataStore:
             self._indices = _elements(self._counts, "indices", uri)
             _require_row_pointers(self._indptr, self._counts, uri)
             self.n_cells = len(self._indptr) - 1
+            self.slab_cells, self.kept_cells = self._decoding()
         else:
             self._dense = BlockArray(self._counts, "X", BlockCache(), uri=uri)
             self.n_cells = int(self._counts.shape[0])
+            self.slab_cells = int((self._counts.chunks or (UNCHUNKED_BLOCK,))[0])
+            row_bytes = len(self.features[RNA]) * self._dense.dtype.itemsize
+            self.kept_cells = CACHE_BYTES // max(row_bytes, 1)
 
     @property
     def obs_columns(self) -> tuple[str, ...]:
@@ -115,6 +119,22 @@ class AnnDataStore:
     def _read_dense(self, rows: IntArray, dtype: DTypeLike | None) -> csr_matrix:
         places, of_row = np.unique(rows, return_inverse=True)
         return csr_matrix(self._dense.take(places)[of_row], dtype=dtype)
+
+    def slab_of(self, rows: IntArray) -> IntArray:
+        if self.slab_cells == 1:
+            return rows
+        # Of the chunk in which a cell begins; only its last cell reaches into the next.
+        return self._indptr[rows] // self._chunk if self._is_sparse else rows // self.slab_cells
+
+    def _decoding(self) -> tuple[int, int]:
+        """Cells of a chunk, and cells that are kept decoded, if all had as many counts."""
+        parts = (self._data, self._indices)
+        self._chunk = max((part.block for part in parts if isinstance(part, BlockArray)), default=1)
+        if self._chunk == 1:
+            return 1, self.n_cells
+        counts_of_cell = max(int(self._indptr[-1]) / max(self.n_cells, 1), 1)
+        kept_bytes = sum(part.dtype.itemsize for part in parts) * counts_of_cell
+        return max(int(self._chunk / counts_of_cell), 1), int(CACHE_BYTES / kept_bytes)
 
     def identity(self) -> dict[str, Any]:
         stored = int(self._indptr[-1]) if self._is_sparse else None

@@ -150,24 +150,24 @@ class BlockArray:
         self._uri = uri
         self._cache = cache
         self._files = ChunkFiles.of(array)
-        self._block = int(array.chunks[0]) if array.chunks else UNCHUNKED_BLOCK
+        self.block = int(array.chunks[0]) if array.chunks else UNCHUNKED_BLOCK
 
     def gather(self, runs: Runs, out: NDArray[Any], *, limit: int | None = None) -> None:
         """Copy runs of elements into ``out``, cast to its dtype; with a ``limit``, see `Runs.copy`."""
-        parts = dict(runs.by_chunk(self._block))
+        parts = dict(runs.by_chunk(self.block))
         for block, values in self._blocks(np.fromiter(parts, dtype=np.int64)):
             parts[block].copy(values, out, limit=limit, what=f"chunk {block} of {self._name} of {self._uri}")
 
     def take(self, places: IntArray) -> NDArray[Any]:
         """Elements at ``places`` (m,), which must ascend."""
         out = np.empty((len(places), *self.array.shape[1:]), dtype=self.dtype)
-        of_place = places // self._block
+        of_place = places // self.block
         firsts = np.flatnonzero(np.diff(of_place, prepend=-1))
         ends = np.append(firsts, len(places))[1:]
         bounds = dict(zip(of_place[firsts].tolist(), zip(firsts, ends, strict=True), strict=True))
         for block, values in self._blocks(of_place[firsts]):
             lo, hi = bounds[block]
-            np.take(values, places[lo:hi] - block * self._block, axis=0, out=out[lo:hi])
+            np.take(values, places[lo:hi] - block * self.block, axis=0, out=out[lo:hi])
         return out
 
     def _blocks(self, blocks: IntArray) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -205,10 +205,10 @@ class BlockArray:
         missing = [b for b, values in found.items() if values is None]
         if missing:
             first = missing[0]
-            run = self._read(first * self._block, (missing[-1] + 1) * self._block)
+            run = self._read(first * self.block, (missing[-1] + 1) * self.block)
             for b in missing:
                 # A copy, so that a block that stays in the cache does not hold the whole run.
-                values = frozen(run[(b - first) * self._block : (b - first + 1) * self._block].copy())
+                values = frozen(run[(b - first) * self.block : (b - first + 1) * self.block].copy())
                 self._cache.put((self._name, b), values)
                 found[b] = values
         return {b: values for b, values in found.items() if values is not None}

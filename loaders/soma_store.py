@@ -4,16 +4,15 @@ Regions, credentials and the like are TileDB's settings, taken from its environm
 ``vfs.s3.region`` is TILEDB_VFS_S3_REGION, for a public bucket TILEDB_VFS_S3_NO_SIGN_REQUEST=true.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
-from loaders.blocks import BlockCache
 from loaders.soma_frames import (
     CELL_NAMES,
     FEATURE_NAMES,
@@ -24,11 +23,14 @@ from loaders.soma_frames import (
     name_column,
     selected_joinids,
 )
-from loaders.soma_slabs import CountSlabs
+from loaders.soma_slabs import SLAB_CELLS, CountSlabs
 from loaders.store import RNA, CellStore, categorical, pick_layer, require_column
 
 DEFAULT_MEASUREMENT = "RNA"
-BUFFER_BYTES = 16 * 2**20  # of a column of a query's result; TileDB-SOMA would reserve 1 GiB
+BUFFER_BYTES = 32 * 2**20  # of a column of a query's result; TileDB-SOMA would reserve 1 GiB
+TILES_BYTES = 512 * 2**20  # of tiles, compressed and decoded, within TileDB; by itself it takes 2 GB more
+KEPT_BYTES = 2**30  # of decoded cells
+KEPT_BYTES_OF_COUNT = 6  # index and value of a decoded count, about
 
 
 def is_experiment(uri: str) -> bool:
@@ -73,6 +75,7 @@ class SomaStore:
     """`CellStore` over the obs, var and one X layer of an experiment; rows are joinids in ascending order."""
 
     kind = "soma"
+    slab_cells = SLAB_CELLS
 
     def __init__(
         self,
@@ -99,7 +102,9 @@ class SomaStore:
         columns, names = features_of(source.var, feature_column, uri)
         self.features: Mapping[str, tuple[str, ...]] = {RNA: names}
         _require_within(counts, self._joinids, columns, uri)
-        self._slabs = CountSlabs(counts, self._joinids, columns, cache=BlockCache())
+        self._slabs = CountSlabs(counts, self._joinids, columns, budget_bytes=KEPT_BYTES)
+        cells = max(int(counts.shape[0]), 1)
+        self.kept_cells = KEPT_BYTES * cells // (KEPT_BYTES_OF_COUNT * max(int(counts.nnz), 1))
         self._identity = {
             "cells": self.n_cells,
             "features": len(names),
@@ -126,13 +131,10 @@ class SomaStore:
 
     def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
         assert modality in self.features
-        ascending = np.argsort(rows, kind="stable")
-        counts = self._slabs.take(rows[ascending])
-        if (ascending[1:] > ascending[:-1]).all():
-            return counts
-        asked = np.empty_like(ascending)
-        asked[ascending] = np.arange(len(rows))
-        return counts[asked]
+        return self._slabs.take(rows)
+
+    def slab_of(self, rows: IntArray) -> IntArray:
+        return self._slabs.slab_of(rows)
 
     def identity(self) -> dict[str, Any]:
         return dict(self._identity)
@@ -144,7 +146,10 @@ class SomaStore:
 def _context() -> Any:
     import tiledbsoma
 
-    return tiledbsoma.SOMATileDBContext(tiledb_config={"soma.init_buffer_bytes": BUFFER_BYTES})
+    settings = {"soma.init_buffer_bytes": str(BUFFER_BYTES)}
+    if "TILEDB_SM_MEM_TOTAL_BUDGET" not in os.environ:
+        settings["sm.mem.total_budget"] = str(TILES_BYTES)
+    return tiledbsoma.SOMATileDBContext(tiledb_config=settings)
 
 
 def _measurement(experiment: Any, name: str, uri: str) -> Any:
