@@ -134,7 +134,7 @@ class AnnDataStore:
         return csr_matrix(self._dense.take(places)[of_row], dtype=dtype)
 
     def slab_of(self, rows: IntArray) -> IntArray:
-        return rows // self.slab_cells
+        return self._csr.slab_of(rows) if self._csr else rows // self.slab_cells
 
     def identity(self) -> dict[str, Any]:
         return {

@@ -126,6 +126,7 @@ class AnnotatedStore:
     def __init__(self, store: CellStore, table: AnnotationTable, places: IntArray) -> None:
         self.uri, self.kind = store.uri, store.kind
         self.n_cells, self.features = store.n_cells, store.features
+        self.slab_cells, self.kept_cells = store.slab_cells, store.kept_cells
         self.annotated_cells = int((places >= 0).sum())
         self._store = store
         self._table = table
@@ -155,6 +156,9 @@ class AnnotatedStore:
 
     def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
         return self._store.read(rows, modality)
+
+    def slab_of(self, rows: IntArray) -> IntArray:
+        return self._store.slab_of(rows)
 
     def identity(self) -> dict[str, Any]:
         return self._store.identity()

@@ -58,6 +58,8 @@ class CsrArrays:
         self.n_rows = len(self.indptr) - 1
         self.n_features = n_features
         self._is_canonical = is_canonical
+        parts = (self.data, self.indices)
+        self._chunk = max((part.block for part in parts if isinstance(part, BlockArray)), default=1)
         self.slab_cells, self.kept_cells = self._decoding()
 
     def read(self, rows: IntArray, *, dtype: DTypeLike | None = None) -> csr_matrix:
@@ -78,15 +80,17 @@ class CsrArrays:
             counts.sum_duplicates()
         return counts
 
+    def slab_of(self, rows: IntArray) -> IntArray:
+        """The chunk in which each of ``rows`` (m,) begins; only its last row reaches into the next."""
+        return rows if self._chunk == 1 else self.indptr[rows] // self._chunk
+
     def _decoding(self) -> tuple[int, int]:
-        """Rows of a chunk, and rows that are kept decoded."""
-        parts = (self.data, self.indices)
-        chunks = [part.block for part in parts if isinstance(part, BlockArray)]
-        if not chunks:
+        """Rows of a chunk, and rows that are kept decoded, if all had as many values."""
+        if self._chunk == 1:
             return 1, self.n_rows
         values_of_row = max(int(self.indptr[-1]) / max(self.n_rows, 1), 1)
-        kept_bytes = sum(part.dtype.itemsize for part in parts) * values_of_row
-        return max(int(max(chunks) / values_of_row), 1), int(CACHE_BYTES / kept_bytes)
+        kept_bytes = (self.data.dtype.itemsize + self.indices.dtype.itemsize) * values_of_row
+        return max(int(self._chunk / values_of_row), 1), int(CACHE_BYTES / kept_bytes)
 
     def identity(self) -> dict[str, Any]:
         """How many values are stored, and a digest of how many each row has."""

@@ -21,6 +21,7 @@ class MemoryStore:
 
     uri = "memory"
     kind = "memory"
+    slab_cells = 1
 
     def __init__(
         self, adata: AnnData, *, layer: str | None = None, feature_column: str | None = None
@@ -35,7 +36,7 @@ class MemoryStore:
             self._counts = self._counts.copy()
             self._counts.sum_duplicates()
         self._obs = adata.obs
-        self.n_cells = int(adata.n_obs)
+        self.n_cells = self.kept_cells = int(adata.n_obs)
         self.features: Mapping[str, tuple[str, ...]] = {RNA: _features(adata.var, feature_column)}
 
     @property
@@ -52,6 +53,9 @@ class MemoryStore:
     def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
         assert modality in self.features
         return self._counts[rows]
+
+    def slab_of(self, rows: IntArray) -> IntArray:
+        return rows
 
     def identity(self) -> dict[str, Any]:
         content = hashlib.sha256()

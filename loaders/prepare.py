@@ -173,6 +173,7 @@ def _write(
         "in_place": in_place,
         "cells_dropped": store.n_cells - len(kept),
         "genes_removed": len(store.features[RNA]) - len(columns),
+        "largest_count": largest,
         **_description(schema, split[kept], label_codes.astype(np.int64), cells, kept),
     }
     if copy:
@@ -228,6 +229,7 @@ def _write_index(
     write_array(index, "split", split)
     write_array(index, "labels", labels)
     write_array(index, "totals", cells.totals[kept][:, None])
+    write_array(index, "non_zeros", cells.non_zeros[kept])
     write_array(index, "columns", columns, gaps=True)
     write_array(index, "feature_totals", cells.feature_totals)
 

@@ -14,11 +14,13 @@ from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import AtlasSchema, AtlasStatistics, IntArray
 from loaders.anndata_store import AnnDataStore, open_zarr
+from loaders.cell_cache import CellCache
 from loaders.collection import leaves
 from loaders.csr_arrays import CsrCaches
 from loaders.identity import require_identity
 from loaders.opening import open_store
 from loaders.scan import column_lookup, select_columns
+from loaders.shuffled_blocks import Blocks
 from loaders.split import SPLITS
 from loaders.stacked_store import StackedStore
 from loaders.statistics import statistics_from_json
@@ -27,8 +29,9 @@ from loaders.store import RNA, CellStore, names_of
 MANIFEST = "prepared.json"
 INDEX = "index.zarr"
 CELLS = "cells.zarr"
-VERSION = 1
+VERSION = 2
 ALL = "all"
+LEAST_CACHED = 64  # cells that are copied to a cache together, at least
 
 
 class Prepared:
@@ -43,7 +46,7 @@ class Prepared:
     not a prepared atlas, or if a source that is read in place has vanished or changed.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, cache: str | Path | None = None) -> None:
         self.path = Path(path).absolute()
         self.manifest = read_manifest(self.path)
         self.schema = AtlasSchema.from_json(self.manifest["schema"])
@@ -54,11 +57,16 @@ class Prepared:
         self._store = _open_cells(self.path, self.manifest)
         n_features = len(self._store.features[RNA])
         self._lookup = column_lookup(self._array("columns"), n_features)
+        self._cache = None if cache is None else self._opened_cache(Path(cache).absolute())
 
     @staticmethod
-    def open(path: str | Path) -> "Prepared":
-        """The prepared atlas in directory ``path``."""
-        return Prepared(path)
+    def open(path: str | Path, *, cache: str | Path | None = None) -> "Prepared":
+        """The prepared atlas in directory ``path``.
+
+        cache  directory of a local disk where cells are copied to as they are first read, and read from
+               afterwards (loaders/cell_cache.py); several atlases may share it
+        """
+        return Prepared(path, cache=cache)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -111,15 +119,62 @@ class Prepared:
         from several threads, which run side by side. Raises OSError or ValueError naming the chunk of a store
         that is missing, cannot be read or is corrupt.
         """
+        if self._cache is not None:
+            return (self._cache.read(rows, dtype=dtype),)
         if isinstance(self._store, AnnDataStore):
             return (self._store.read(rows, dtype=dtype),)
-        n_features = len(self.schema.modalities[0].features)
-        counts = select_columns(self._store.read(self._places(rows)), self._lookup, n_features)
+        counts = self._read_in_place(rows)
         return (counts if dtype is None else counts.astype(dtype, copy=False),)
+
+    def _read_in_place(self, rows: IntArray) -> csr_matrix:
+        n_features = len(self.schema.modalities[0].features)
+        return select_columns(self._store.read(self._places(rows)), self._lookup, n_features)
+
+    def _opened_cache(self, folder: Path) -> CellCache:
+        """This atlas' own part of the directory ``folder``."""
+        everything = np.arange(self.n_cells, dtype=np.int64)
+        return CellCache(
+            folder / self.arrangement[:16],
+            read=self._read_in_place,
+            blocks=Blocks.of(self.block_of(everything, LEAST_CACHED)),
+            features=self.schema.modalities[0].features,
+            non_zeros=self.non_zeros(),
+            largest_count=self.manifest["largest_count"],
+            obs=lambda: self._obs(everything),
+        )
+
+    @property
+    def slab_cells(self) -> int:
+        """About how many neighbouring cells are decoded to read one; 1 where any row costs the same."""
+        return self._store.slab_cells
+
+    @property
+    def kept_cells(self) -> int:
+        """About how many cells the reader keeps decoded in memory."""
+        return self._store.kept_cells
+
+    @property
+    def is_random_access(self) -> bool:
+        """Whether any row costs the same, at the latest when all were read once."""
+        return self.slab_cells == 1 or self.kept_cells >= self._store.n_cells
+
+    def block_of(self, rows: IntArray, cells: int) -> IntArray:
+        """Number of the block in which each of ``rows`` (m,) lies; they ascend. A block is what the store
+        decodes at once, or as many of these as are about ``cells`` together."""
+        return self._store.slab_of(self._places(rows)) // max(cells // self.slab_cells, 1)
+
+    def non_zeros(self) -> IntArray:
+        """Genes (n_cells,) int64 of each cell."""
+        return self._array("non_zeros").astype(np.int64)
 
     def to_anndata(self, split: str) -> AnnData:
         """The cells of one split in memory: X int32 CSR, labels as categoricals, genes as names."""
         rows = self.rows(split)
+        var = pd.DataFrame(index=pd.Index(self.schema.modalities[0].features, dtype=object))
+        return AnnData(X=self.read(rows, dtype=np.int32)[0], obs=self._obs(rows), var=var)
+
+    def _obs(self, rows: IntArray) -> pd.DataFrame:
+        """Names and labels of cells, by ascending ``rows``."""
         wanted = np.zeros(self._store.n_cells, dtype=bool)
         wanted[self._places(rows)] = True
         names = unique_names(np.array(list(names_of(self._store, wanted)), dtype=object))
@@ -127,8 +182,7 @@ class Prepared:
         for covariate, codes in zip(self.schema.covariates, self.labels(rows).T, strict=True):
             categories = pd.Index(covariate.categories, dtype=object)
             obs[covariate.name] = pd.Categorical.from_codes(codes, categories=categories)
-        var = pd.DataFrame(index=pd.Index(self.schema.modalities[0].features, dtype=object))
-        return AnnData(X=self.read(rows, dtype=np.int32)[0], obs=obs, var=var)
+        return obs
 
     def _described_copy(self) -> str:
         request = self.manifest["request"]

@@ -11,12 +11,14 @@ import numpy as np
 
 from cfgen_scale.types import IntArray
 from loaders.identity import sampled
+from loaders.soma_errors import readable
 
 
 def digest_of_sample(counts: Any, joinids: IntArray) -> str:
     """sha256 of all counts of a few of the cells ``joinids`` (N,), in the order of cells and genes."""
     cells = joinids[sampled(len(joinids))].tolist()
-    table = counts.read((cells,)).tables().concat()
+    with readable(counts.uri):
+        table = counts.read((cells,)).tables().concat()
     dimensions = [table[f"soma_dim_{axis}"].to_numpy() for axis in (0, 1)]
     order = np.lexsort(dimensions[::-1])
     whole = hashlib.sha256()

@@ -25,11 +25,16 @@ class CellStore(Protocol):
     kind      which reader this is
     n_cells   rows
     features  per modality the names of its columns, in order
+
+    slab_cells  about how many neighbouring cells are decoded to read one; 1 where any row costs the same
+    kept_cells  about how many cells it keeps decoded in memory
     """
 
     uri: str
     kind: str
     n_cells: int
+    slab_cells: int
+    kept_cells: int
     features: Mapping[str, tuple[str, ...]]
 
     @property
@@ -51,6 +56,10 @@ class CellStore(Protocol):
     def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
         """Counts of ``rows`` (m,), each at most once, in the order asked for: CSR (m, G), indices sorted,
         dtype as stored."""
+        ...
+
+    def slab_of(self, rows: IntArray) -> IntArray:
+        """Number of the slab, what is decoded at once, in which each of ``rows`` (m,) lies; they ascend."""
         ...
 
     def identity(self) -> dict[str, Any]:

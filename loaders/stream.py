@@ -16,7 +16,8 @@ from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import CellBatch, IntArray
 from loaders.balanced import Balance, BalancedOrder
-from loaders.order import BatchPlan, CellOrder, Granularity, Order, sequential
+from loaders.granularity import Granularity, order_of
+from loaders.order import BatchPlan, CellOrder, sequential
 from loaders.prepared import Prepared
 
 READERS = 2
@@ -27,7 +28,8 @@ class CellStream:
     """This worker's shares of the global batches of one split, from ``cells_seen`` on.
 
     batch_cells  cells of a global batch, over all workers
-    lanes        the most workers that can share it; None takes what `Order` does
+    granularity  where the cells of a batch come from, and
+    lanes        the most workers that can share it: see `order_of`
     balance      draw rare classes of a label more often (loaders/balanced.py); None: every cell once an epoch
     cells_seen   where to begin: 0, or the ``cells_seen`` of the last batch that was used
     epochs       stop when the split has been seen this often, counted from the start of training; None: never
@@ -47,7 +49,7 @@ class CellStream:
         split: str = "train",
         batch_cells: int,
         seed: int = 0,
-        granularity: Granularity = "uniform",
+        granularity: Granularity = "auto",
         lanes: int | None = None,
         balance: Balance | None = None,
         rank: int = 0,
@@ -62,7 +64,7 @@ class CellStream:
         if not len(self._rows):
             raise ValueError(f"the prepared atlas {prepared.path} has no {split} cells.")
         self.order: CellOrder = (
-            Order(len(self._rows), batch_cells, seed, granularity, lanes)
+            order_of(prepared, self._rows, batch_cells, seed, granularity=granularity, lanes=lanes)
             if balance is None
             else BalancedOrder(
                 _classes(prepared, self._rows, balance.label, granularity),
@@ -133,7 +135,7 @@ def _classes(
     prepared: Prepared, rows: IntArray, label: str, granularity: Granularity
 ) -> NDArray[np.integer[Any]]:
     """Codes (n,) of one label, -1 = unlabelled, narrow: the labels of all cells are never held widened."""
-    if granularity != "uniform":
+    if granularity == "blocks":
         raise ValueError(
             f"class-balanced batches take cells from all over the atlas: granularity {granularity!r} cannot "
             f"hold their reads together. Set granularity='uniform', on an atlas prepared with repack."

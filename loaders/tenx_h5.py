@@ -74,7 +74,7 @@ class TenxH5Store:
         return select_columns(self._counts.read(rows), self._lookup, len(self._genes.names))
 
     def slab_of(self, rows: IntArray) -> IntArray:
-        return rows // self.slab_cells
+        return self._counts.slab_of(rows)
 
     def identity(self) -> dict[str, Any]:
         return {

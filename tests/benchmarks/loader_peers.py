@@ -121,7 +121,6 @@ def our_batches(
     epoch: Epoch,
     settings: Settings,
     *,
-    windowed: bool = False,
     widened: bool = False,
     dense: bool = False,
 ) -> Batches:
@@ -133,7 +132,6 @@ def our_batches(
         split="all",
         batch_cells=epoch.batch_cells,
         seed=epoch.seed,
-        granularity="windowed" if windowed else "uniform",
         epochs=1,
         threads=epoch.cores,
     )
@@ -200,9 +198,9 @@ def loaders(codecs: tuple[str, ...]) -> dict[str, Loader]:
         Loader(CSR_PEER, ANNBATCH, "CSR", "", annbatch_batches, annbatch_rows, chunks, _preloaded),
         Loader(DENSE_PEER, ANNBATCH, "dense", "", annbatch_to_dense, annbatch_rows, chunks, _preloaded),
         Loader(SOMA_PEER, SOMA, "CSR", "", soma_ml_batches, same_rows, reads, lambda s: s["io_batch_size"]),
-        _ours("SOMA in place", SOMA_IN_PLACE, SOMA_PEER, windowed=True),
-        _ours("AnnData-Zarr in place", IN_PLACE, windowed=True),
-        _ours("annbatch's store in place", ANNBATCH_IN_PLACE, windowed=True),
+        _ours("SOMA in place", SOMA_IN_PLACE, SOMA_PEER),
+        _ours("AnnData-Zarr in place", IN_PLACE),
+        _ours("annbatch's store in place", ANNBATCH_IN_PLACE),
     ]
     for codec in codecs:
         store = f"{PACKED}-{codec}"

@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import CellBatch, IntArray
-from loaders.order import Granularity
+from loaders.granularity import Granularity
 from loaders.prepared import Prepared
 from loaders.stream import CellStream, in_order
 
@@ -24,7 +24,7 @@ def assert_same(one: CellBatch, other: CellBatch) -> None:
     assert (one.global_cells, one.cells_seen) == (other.global_cells, other.cells_seen)
 
 
-@pytest.mark.parametrize("granularity", ["uniform", "windowed"])
+@pytest.mark.parametrize("granularity", ["uniform", "blocks"])
 def test_batches_are_what_the_order_says_and_the_store_holds(
     prepared: Prepared, granularity: Granularity
 ) -> None:
