@@ -106,7 +106,7 @@ def prepare(
     if not given:
         raise ValueError("there is nothing to prepare: name at least one source.")
     with_test = given + ([test] if test is not None else [])
-    caches = CsrCaches.split()
+    caches = CsrCaches.split() if len(with_test) > 1 else None
     stores = [open_store(source, layer=layer, **soma, caches=caches) for source in with_test]
     described = [describe(store) for store in stores]
     out = Path(out).absolute()

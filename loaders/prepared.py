@@ -236,8 +236,9 @@ def _open_cells(path: Path, manifest: dict[str, Any]) -> AnnDataStore | StackedS
     """The store of counts: our own, or the sources in place, which must be what they were."""
     if not manifest["in_place"]:
         return _open_copy(path / CELLS, manifest)
-    caches = CsrCaches.split()
-    stores = [_open_source(path, source, manifest["request"], caches) for source in manifest["sources"]]
+    sources, request = manifest["sources"], manifest["request"]
+    caches = CsrCaches.split() if len(sources) > 1 else None
+    stores = [_open_source(path, source, request, caches) for source in sources]
     return StackedStore(leaves(stores))
 
 
@@ -248,7 +249,9 @@ def _open_copy(path: Path, manifest: dict[str, Any]) -> AnnDataStore:
     return store
 
 
-def _open_source(path: Path, source: dict[str, Any], request: dict[str, Any], caches: CsrCaches) -> CellStore:
+def _open_source(
+    path: Path, source: dict[str, Any], request: dict[str, Any], caches: CsrCaches | None
+) -> CellStore:
     remedy = f"{path} reads it in place: put it back, or prepare again (repack=True copies the cells)"
     try:
         store = open_store(source["uri"], layer=request["layer"], **request.get("soma", {}), caches=caches)

@@ -7,7 +7,7 @@ import pytest
 import zarr
 from anndata import AnnData
 
-import loaders.anndata_store
+import loaders.csr_arrays
 from loaders.granularity import order_of
 from loaders.layout import consolidate
 from loaders.prepare import prepare
@@ -68,11 +68,11 @@ def test_a_chunk_is_decoded_once_an_epoch(tmp_path: Path, monkeypatch: pytest.Mo
         attributes, values = dict(counts[name].attrs), counts[name][...]
         counts.create_array(name, data=values, chunks=(2_000,), overwrite=True).attrs.update(attributes)
     consolidate(source)
-    monkeypatch.setattr(loaders.anndata_store, "CACHE_BYTES", 8 * atlas.X.nnz // 10)
+    monkeypatch.setattr(loaders.csr_arrays, "CACHE_BYTES", 8 * atlas.X.nnz // 10)
     prepared = prepare(source, tmp_path / "out", min_cells_per_gene=0, progress=False)
     assert not prepared.is_random_access
     decoded: list[int] = []
-    files = prepared._store.stores[0]._data._files
+    files = prepared._store.stores[0]._csr.data._files
     read = files.read
     monkeypatch.setattr(files, "read", lambda at, memory: decoded.append(at) or read(at, memory))
     stream = CellStream(prepared, split="all", batch_cells=64, epochs=1)
