@@ -2,7 +2,7 @@
 
 Written by Cell Ranger 2 and 3 and by STARsolo. The matrix is text in no order that helps: it is parsed as a
 whole when its first cell is read, and of all such folders together one matrix is kept in memory. One sample
-takes about 50 bytes a non-zero while it is parsed and 12 afterwards, however many samples there are.
+takes about 30 bytes a non-zero while it is parsed and 12 afterwards, however many samples there are.
 """
 
 import gzip
