@@ -90,7 +90,12 @@ def _prepare(add: Add) -> None:
         "prepare atlas.h5ad --out prepared --label cell_type --label donor --split-by donor",
     )
     option = parser.add_argument
-    option("sources", nargs="+", metavar="SOURCE", help=".h5ad, AnnData-Zarr or SOMA with raw counts")
+    option(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="raw counts: .h5ad, AnnData-Zarr, SOMA, 10x .h5 or folder of matrix.mtx; or a folder of those",
+    )
     option("--out", required=True, metavar="PREPARED", help="directory to write")
     held_out = parser.add_mutually_exclusive_group()
     held_out.add_argument("--test", metavar="FILE", help="file of the test cells")
@@ -98,11 +103,14 @@ def _prepare(add: Add) -> None:
     option(
         "--label", action="append", default=[], metavar="NAME", help="obs column to condition on; repeatable"
     )
+    option(
+        "--obs", metavar="TABLE", help=".csv, .tsv or .parquet of obs columns; first column: names of cells"
+    )
     option("--layer", help="layer that holds the counts (default: X, or the only layer of SOMA)")
+    option("--feature-column", metavar="NAME", help="var column of gene names (the index; 10x: name, or id)")
     soma = parser.add_argument_group("SOMA experiments")
     soma.add_argument("--measurement", metavar="NAME", help="what was measured (RNA)")
     soma.add_argument("--obs-filter", metavar="CONDITION", help="cells to take, such as 'tissue == \"lung\"'")
-    soma.add_argument("--feature-column", metavar="NAME", help="var column of gene names (the index)")
     option("--split-by", metavar="NAME", help="obs column whose levels stay whole, such as donor")
     option(
         "--min-cells-per-gene", type=int, default=20, metavar="N", help="drop rarer genes (20); 0: keep all"
@@ -110,7 +118,11 @@ def _prepare(add: Add) -> None:
     option("--validation-fraction", type=float, default=0.1, metavar="F", help="of the cells (0.1)")
     option("--test-fraction", type=float, default=0.1, metavar="F", help="of the cells (0.1)")
     option("--seed", type=int, default=0, help="of the split and of a repack (0)")
-    option("--repack", action="store_true", help="copy AnnData-Zarr and SOMA too, shuffled, for speed")
+    option(
+        "--repack",
+        action="store_true",
+        help="copy AnnData-Zarr and SOMA too; shuffled, for speed",
+    )
     option(
         "--codec",
         choices=("none", "zstd"),

@@ -15,6 +15,7 @@ def prepare(options: Namespace) -> None:
         test=options.test,
         split_column=options.split_column,
         labels=options.label,
+        obs=options.obs,
         layer=options.layer,
         split_by=options.split_by,
         min_cells_per_gene=options.min_cells_per_gene,

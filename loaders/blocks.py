@@ -138,7 +138,7 @@ class BlockCache:
 class BlockArray:
     """One array (n, ...) read along its first axis through a cache; safe to use from several threads.
 
-    ``name`` is its key in the cache, and with ``uri`` what an error names.
+    ``uri`` and ``name`` are its key in the cache, and what an error names.
     """
 
     def __init__(self, array: Any, name: str, cache: BlockCache, *, uri: str = "") -> None:
@@ -148,6 +148,7 @@ class BlockArray:
         self.dtype = np.dtype(array.dtype).newbyteorder("=")
         self._name = name
         self._uri = uri
+        self._key = f"{uri}/{name}"
         self._cache = cache
         self._files = ChunkFiles.of(array)
         self.block = int(array.chunks[0]) if array.chunks else UNCHUNKED_BLOCK
@@ -183,7 +184,7 @@ class BlockArray:
         is left for later."""
         waiting: list[tuple[int, Future[Block]]] = []
         for block in blocks.tolist():
-            key = (self._name, block)
+            key = (self._key, block)
             held = self._cache.hold(key)
             if isinstance(held, Future):
                 waiting.append((block, held))
@@ -201,7 +202,7 @@ class BlockArray:
 
     def _fetch(self, blocks: IntArray) -> dict[int, NDArray[Any]]:
         """Neighbouring blocks, those not in the cache by one read from the first to the last of them."""
-        found = {int(b): self._cache.get((self._name, int(b))) for b in blocks}
+        found = {int(b): self._cache.get((self._key, int(b))) for b in blocks}
         missing = [b for b, values in found.items() if values is None]
         if missing:
             first = missing[0]
@@ -209,7 +210,7 @@ class BlockArray:
             for b in missing:
                 # A copy, so that a block that stays in the cache does not hold the whole run.
                 values = frozen(run[(b - first) * self.block : (b - first + 1) * self.block].copy())
-                self._cache.put((self._name, b), values)
+                self._cache.put((self._key, b), values)
                 found[b] = values
         return {b: values for b, values in found.items() if values is not None}
 

@@ -15,6 +15,9 @@ from scipy.sparse import csr_matrix
 from cfgen_scale.types import AtlasSchema, AtlasStatistics, IntArray
 from loaders.anndata_store import AnnDataStore, open_zarr
 from loaders.cell_cache import CellCache
+from loaders.collection import leaves
+from loaders.csr_arrays import CsrCaches
+from loaders.identity import require_identity
 from loaders.opening import open_store
 from loaders.scan import column_lookup, select_columns
 from loaders.shuffled_blocks import Blocks
@@ -78,6 +81,7 @@ class Prepared:
             "genes removed (rare)": self.manifest["genes_removed"],
             "labels": labels,
             "counts": "read in place" if self.manifest["in_place"] else self._described_copy(),
+            **({"notes": "; ".join(notes)} if (notes := self.manifest.get("notes")) else {}),
             "digest": self.digest,
         }
 
@@ -232,29 +236,24 @@ def _open_cells(path: Path, manifest: dict[str, Any]) -> AnnDataStore | StackedS
     """The store of counts: our own, or the sources in place, which must be what they were."""
     if not manifest["in_place"]:
         return _open_copy(path / CELLS, manifest)
-    stores = [_open_source(path, source, manifest["request"]) for source in manifest["sources"]]
-    return StackedStore(stores)
+    caches = CsrCaches.split()
+    stores = [_open_source(path, source, manifest["request"], caches) for source in manifest["sources"]]
+    return StackedStore(leaves(stores))
 
 
 def _open_copy(path: Path, manifest: dict[str, Any]) -> AnnDataStore:
     store = open_zarr(str(path), is_canonical=True)
-    identity = manifest.get("copy", store.identity())
-    if store.identity() != identity:
-        raise ValueError(
-            f"{path} has changed: it was {identity} and is {store.identity()}. Prepare the atlas again."
-        )
+    now = store.identity()
+    require_identity(manifest.get("copy", now), now, what=str(path), remedy="Prepare the atlas again")
     return store
 
 
-def _open_source(path: Path, source: dict[str, Any], request: dict[str, Any]) -> CellStore:
+def _open_source(path: Path, source: dict[str, Any], request: dict[str, Any], caches: CsrCaches) -> CellStore:
     remedy = f"{path} reads it in place: put it back, or prepare again (repack=True copies the cells)"
     try:
-        store = open_store(source["uri"], layer=request["layer"], **request.get("soma", {}))
+        store = open_store(source["uri"], layer=request["layer"], **request.get("soma", {}), caches=caches)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the source {source['uri']} has vanished. {remedy}.") from error
-    if store.identity() != source["identity"]:
-        raise ValueError(
-            f"the source {source['uri']} has changed: it was {source['identity']} and is {store.identity()}. "
-            f"{remedy}."
-        )
+    what = f"the source {source['uri']}"
+    require_identity(source["identity"], store.identity(), what=what, remedy=remedy)
     return store

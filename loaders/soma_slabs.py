@@ -21,6 +21,7 @@ from loaders.gather import frozen
 from loaders.kept import Kept
 from loaders.layout import index_dtype, narrowest_unsigned
 from loaders.runs import Runs
+from loaders.soma_errors import readable
 
 SLAB_CELLS = 2_048
 SLABS_AT_ONCE = 2  # claimed by one thread; neighbours among them are fetched by one query
@@ -112,10 +113,11 @@ class CountSlabs:
         """Counts of the wanted cells ``begin`` .. ``end``: a range of rows, no constraint on columns."""
         first, last = int(self._rows[begin]), int(self._rows[end - 1])
         names = ("soma_dim_0", "soma_dim_1", "soma_data")
-        tables = [
-            tuple(table[name].to_numpy() for name in names)
-            for table in self._array.read((slice(first, last),)).tables()
-        ]
+        with readable(self._array.uri):
+            tables = [
+                tuple(table[name].to_numpy() for name in names)
+                for table in self._array.read((slice(first, last),)).tables()
+            ]
         counts = csr_of(
             tables,
             first_row=first,

@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
+from loaders.identity import digest_of_names
+from loaders.soma_errors import first_line, readable
 from loaders.soma_frames import (
     CELL_NAMES,
     FEATURE_NAMES,
     annotations,
     columns_of,
     features_of,
-    first_line,
     name_column,
     selected_joinids,
 )
+from loaders.soma_identity import digest_of_sample
 from loaders.soma_slabs import SLAB_CELLS, CountSlabs
 from loaders.store import RNA, CellStore, categorical, pick_layer, require_column
 
@@ -50,7 +52,8 @@ def open_soma(
 ) -> CellStore:
     """Reader of the SOMA experiment at ``uri``, an absolute path or URI; options as in `open_store`.
 
-    Raises ValueError for what is no experiment, or an option that does not fit it.
+    Raises ValueError for what is no experiment, or an option that does not fit it; OSError for one that is
+    damaged.
     """
     import tiledbsoma
 
@@ -61,14 +64,15 @@ def open_soma(
             f"{uri} cannot be opened as a SOMA experiment: {first_line(error)} Give the experiment itself, "
             f"which holds obs and ms, not a part of it."
         ) from error
-    return SomaStore(
-        experiment,
-        uri=uri,
-        measurement=measurement or DEFAULT_MEASUREMENT,
-        layer=layer,
-        obs_filter=obs_filter,
-        feature_column=feature_column,
-    )
+    with readable(uri):
+        return SomaStore(
+            experiment,
+            uri=uri,
+            measurement=measurement or DEFAULT_MEASUREMENT,
+            layer=layer,
+            obs_filter=obs_filter,
+            feature_column=feature_column,
+        )
 
 
 class SomaStore:
@@ -90,7 +94,7 @@ class SomaStore:
         self.uri = uri
         source = _measurement(experiment, measurement, uri)
         layer = _layer(source, layer, uri)
-        counts = source.X[layer]
+        counts = self._counts = source.X[layer]
         # What is opened through an experiment closes with it.
         self._experiment = experiment
         self._obs = experiment.obs
@@ -110,6 +114,7 @@ class SomaStore:
             "features": len(names),
             "stored_values": int(counts.nnz),
             "matrix": list(counts.shape),
+            "names": digest_of_names(names),
             "measurement": measurement,
             "layer": layer,
             "obs_filter": obs_filter,
@@ -137,7 +142,7 @@ class SomaStore:
         return self._slabs.slab_of(rows)
 
     def identity(self) -> dict[str, Any]:
-        return dict(self._identity)
+        return {**self._identity, "sample": digest_of_sample(self._counts, self._joinids)}
 
     def _annotations(self, column: str, joinids: IntArray) -> pd.Series:
         return annotations(self._obs, column, joinids, value_filter=self._obs_filter)

@@ -34,10 +34,9 @@ class StackedStore:
         self._begins = np.cumsum([0] + [store.n_cells for store in stores])
         self.n_cells = int(self._begins[-1])
         self.slab_cells = max(store.slab_cells for store in stores)
-        # Each keeps its own cells: those of the smallest share of its cells can be relied on.
-        self.kept_cells = int(
-            self.n_cells * min(store.kept_cells / max(store.n_cells, 1) for store in stores)
-        )
+        # They may share the room for decoded cells: what one alone would keep can be relied on.
+        decoding = (store.kept_cells for store in stores if store.slab_cells > 1)
+        self.kept_cells = min(decoding, default=self.n_cells)
 
     @property
     def obs_columns(self) -> tuple[str, ...]:

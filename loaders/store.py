@@ -90,9 +90,13 @@ def categorical(values: Any) -> pd.Categorical:
 def require_column(column: str, columns: tuple[str, ...], uri: str) -> None:
     """Raise ValueError listing the columns there are unless ``column`` is one."""
     if column not in columns:
-        raise ValueError(
-            f"{uri} has no obs column {column!r}. Its columns: {', '.join(columns) or 'none at all'}."
-        )
+        raise no_column(column, columns, uri)
+
+
+def no_column(column: str, columns: tuple[str, ...], uri: str) -> ValueError:
+    """The error that says which annotations of cells there are instead."""
+    known = ", ".join(columns) or "none at all: give prepare a table of them (--obs TABLE)"
+    return ValueError(f"{uri} has no obs column {column!r}. Its columns: {known}.")
 
 
 def pick_layer(layer: str | None, layers: tuple[str, ...], *, has_x: bool, uri: str) -> None:
