@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import CellBatch, IntArray
@@ -33,6 +33,7 @@ class CellStream:
     balance      draw rare classes of a label more often (loaders/balanced.py); None: every cell once an epoch
     cells_seen   where to begin: 0, or the ``cells_seen`` of the last batch that was used
     epochs       stop when the split has been seen this often, counted from the start of training; None: never
+    dtype        of the counts; None: as they are stored, narrow where cells are packed (a GPU widens them)
     read_ahead   batches that may be ready or in the making while the consumer works
     threads      threads that read; no more than ``read_ahead`` have work
 
@@ -56,6 +57,7 @@ class CellStream:
         world: int = 1,
         cells_seen: int = 0,
         epochs: int | None = None,
+        dtype: DTypeLike | None = None,
         read_ahead: int = 2,
         threads: int = READERS,
     ) -> None:
@@ -78,6 +80,7 @@ class CellStream:
         _require_read_ahead(read_ahead, threads)
         self._rank, self._world = rank, world
         self._epochs = epochs
+        self._dtype = dtype
         self.read_ahead, self._threads = read_ahead, threads
         self.seek(cells_seen)
         self.wait_seconds = 0.0
@@ -128,7 +131,7 @@ class CellStream:
 
     def _batch(self, cells_seen: int) -> CellBatch:
         plan = self.order.batch(cells_seen, rank=self._rank, world=self._world)
-        return read_batch(self.prepared, self._rows, plan)
+        return read_batch(self.prepared, self._rows, plan, dtype=self._dtype)
 
 
 def _classes(
@@ -173,26 +176,28 @@ def in_order(
     return _read_behind(lambda plan: read_batch(prepared, rows, plan), plans, read_ahead, READERS)
 
 
-def read_batch(prepared: Prepared, split_rows: IntArray, plan: BatchPlan) -> CellBatch:
-    """The cells that ``plan`` names, of the split whose rows are ``split_rows``."""
+def read_batch(
+    prepared: Prepared, split_rows: IntArray, plan: BatchPlan, *, dtype: DTypeLike | None = None
+) -> CellBatch:
+    """The cells that ``plan`` names, of the split whose rows are ``split_rows``; ``dtype`` of the counts."""
     rows = split_rows[plan.places]
     return CellBatch(
         rows=rows,
         positions=plan.positions,
         global_cells=plan.global_cells,
         cells_seen=plan.cells_seen_after,
-        counts=_read_counts(prepared, rows),
+        counts=_read_counts(prepared, rows, dtype),
         labels=prepared.labels(rows),
     )
 
 
-def _read_counts(prepared: Prepared, rows: IntArray) -> tuple[csr_matrix, ...]:
+def _read_counts(prepared: Prepared, rows: IntArray, dtype: DTypeLike | None) -> tuple[csr_matrix, ...]:
     """Counts of ``rows``; a class-balanced batch may hold a cell twice, which stores are asked for once."""
     ascending = np.sort(rows)
     if (ascending[1:] > ascending[:-1]).all():
-        return prepared.read(rows)
+        return prepared.read(rows, dtype=dtype)
     once, of_row = np.unique(rows, return_inverse=True)
-    return tuple(counts[of_row] for counts in prepared.read(once))
+    return tuple(counts[of_row] for counts in prepared.read(once, dtype=dtype))
 
 
 def _read_behind[P, T](
