@@ -25,21 +25,20 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cfgen_scale.types import AtlasSchema, Covariate, IntArray, Modality
-from loaders.annotations import AnnotatedStore, AnnotationTable
+from loaders.annotations import AnnotationTable
 from loaders.aside import written_aside
 from loaders.cell_copy import CellCopy
 from loaders.collection import leaves
 from loaders.csr_arrays import CsrCaches
-from loaders.identity import SHARDS
 from loaders.layout import Codec, write_array
 from loaders.opening import SomaOptions, open_store
-from loaders.prepare_request import PrepareRequest, describe
+from loaders.prepare_request import PrepareRequest, describe, notes_on
 from loaders.prepared import CELLS, INDEX, MANIFEST, VERSION, Prepared, read_manifest, unique_names
 from loaders.scan import CellScan, arrangement_digest, content_digest, scan_cells, scan_genes
 from loaders.split import SPLITS, TRAIN, SplitCodes, SplitRequest, require_cells
 from loaders.stacked_store import StackedStore
 from loaders.statistics import atlas_statistics, statistics_to_json
-from loaders.store import RNA, CellStore, categorical, names_of
+from loaders.store import RNA, categorical, names_of
 
 type Source = str | Path | AnnData
 IN_PLACE_KINDS = {"anndata-zarr", "anndata-zarr-collection", "soma"}
@@ -169,7 +168,7 @@ def _write(
         "version": VERSION,
         "request": asdict(request),
         "sources": described,
-        "notes": _notes(described, annotated=store.stores),
+        "notes": notes_on(described, stores=store.stores),
         "in_place": in_place,
         "cells_dropped": store.n_cells - len(kept),
         "genes_removed": len(store.features[RNA]) - len(columns),
@@ -180,20 +179,6 @@ def _write(
         manifest["copy"] = copy.identity()
     manifest["arrangement"] = arrangement_digest(manifest["digest"], order)
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1))
-
-
-def _notes(described: list[dict[str, Any]], *, annotated: Sequence[CellStore]) -> list[str]:
-    """What was left out of the sources, and how many cells a table of annotations told of."""
-    notes = []
-    for source in described:
-        for name, identity in source["identity"].get(SHARDS, {source["uri"]: source["identity"]}).items():
-            left_out = identity.get("features_left_out", {})
-            notes += [f"{n} features of {kind!r} in {name} left out" for kind, n in left_out.items()]
-    tables = [store for store in annotated if isinstance(store, AnnotatedStore)]
-    if tables:
-        told, cells = (sum(n) for n in zip(*((s.annotated_cells, s.n_cells) for s in tables), strict=True))
-        notes.append(f"{told:,} of {cells:,} cells are in the table of annotations")
-    return notes
 
 
 def _description(

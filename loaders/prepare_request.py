@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loaders.identity import require_identity
+from loaders.annotations import AnnotatedStore
+from loaders.identity import SHARDS, require_identity
 from loaders.layout import CODECS, Codec
 from loaders.split import SplitRequest
 from loaders.store import CellStore, require_column
@@ -71,6 +72,20 @@ class PrepareRequest:
 def describe(store: CellStore) -> dict[str, Any]:
     """What the manifest says of a source."""
     return {"uri": store.uri, "kind": store.kind, "identity": store.identity()}
+
+
+def notes_on(described: list[dict[str, Any]], *, stores: Sequence[CellStore]) -> list[str]:
+    """What was left out of the sources, and how many cells a table of annotations told of."""
+    notes = []
+    for source in described:
+        for name, identity in source["identity"].get(SHARDS, {source["uri"]: source["identity"]}).items():
+            left_out = identity.get("features_left_out", {})
+            notes += [f"{n} features of {kind!r} in {name} left out" for kind, n in left_out.items()]
+    tables = [store for store in stores if isinstance(store, AnnotatedStore)]
+    if tables:
+        told, cells = (sum(n) for n in zip(*((s.annotated_cells, s.n_cells) for s in tables), strict=True))
+        notes.append(f"{told:,} of {cells:,} cells are in the table of annotations")
+    return notes
 
 
 def _places(described: list[dict[str, Any]]) -> list[str]:
