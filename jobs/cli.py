@@ -136,8 +136,12 @@ def _train(add: Add) -> None:
     option("--run", required=True, help="directory of the run")
     option("--config", metavar="FILE", help="YAML file of configuration")
     option(
-        "--workers", type=int, default=1, metavar="N", help="Ray Train workers (1); 0: this process, no Ray"
+        "--workers",
+        default="1",
+        metavar="N|MIN:MAX",
+        help="Ray Train workers (1), or as many as the cluster has room for; 0: this process, no Ray",
     )
+    option("--storage", metavar="URI", help="Ray's checkpoints, for workers that do not share RUN (RUN/ray)")
     option("--mlflow-uri", metavar="URI", help="MLflow store (default: mlflow.db beside the run)")
     option("--experiment", default="cfgen-scale", metavar="NAME", help="MLflow experiment (cfgen-scale)")
     option("--register-as", metavar="NAME", help="name for the model in the registry")

@@ -47,6 +47,7 @@ def train(options: Namespace) -> None:
         config_file=options.config,
         overrides=options.overrides,
         workers=options.workers,
+        storage=options.storage,
         mlflow_uri=options.mlflow_uri,
         experiment=options.experiment,
         register_as=options.register_as,

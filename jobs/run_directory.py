@@ -25,9 +25,13 @@ class RunError(ValueError):
 @dataclass(frozen=True)
 class RunDirectory:
     """RUN/: run.json, metrics.jsonl, <stage>/checkpoints/, <stage>/result.safetensors, latents/,
-    model/."""
+    model/.
+
+    shared  all workers see this directory; else each has one of its own
+    """
 
     path: Path
+    shared: bool = True
 
     @property
     def metrics(self) -> Path:
@@ -121,26 +125,3 @@ def sole_trainer(run: RunDirectory) -> Iterator[None]:
         for left in (*run.path.glob(".*.aside"), *run.path.glob("*/checkpoints/.*.aside")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield
-
-
-def append_metrics(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one line to metrics.jsonl."""
-    with open(path, "a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def truncate_metrics(path: Path, stage: str, cells_seen: int) -> None:
-    """Drop the rows of ``stage`` behind ``cells_seen``, which a resumed run will write again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line under way when a run was killed
-        if row["stage"] != stage or row["cells_seen"] <= cells_seen:
-            kept.append(line + "\n")
-    aside = path.with_suffix(".aside")
-    aside.write_text("".join(kept))
-    aside.replace(path)

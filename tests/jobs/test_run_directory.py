@@ -6,8 +6,9 @@ from dataclasses import asdict
 import pytest
 
 from cfgen_scale.training.config import TrainConfig
+from jobs.books import append_metrics, truncate_metrics
 from jobs.config import load_config
-from jobs.run_directory import RunError, append_metrics, open_run, sole_trainer, truncate_metrics
+from jobs.run_directory import RunError, open_run, sole_trainer
 
 
 def begin(tmp_path, *overrides, digest="abc", name="run"):

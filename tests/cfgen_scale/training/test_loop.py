@@ -6,7 +6,7 @@ import torch
 
 from cfgen_scale.training import NonFiniteLossError, run_stage
 from cfgen_scale.training.checkpoint import checkpoints
-from cfgen_scale.training.loop import validate
+from cfgen_scale.training.stage_run import validate
 
 
 class KilledError(Exception):
