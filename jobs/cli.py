@@ -51,11 +51,13 @@ def parse(arguments: Sequence[str] | None = None) -> Namespace:
     )
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     add = parser.add_subparsers(required=True, metavar="COMMAND").add_parser
-    for describe in (_prepare, _train, _generate, _evaluate, _models, _status, _demo):
+    for describe in (_prepare, _plan, _train, _generate, _evaluate, _models, _status, _demo):
         describe(add)
     options, rest = parser.parse_known_args(arguments)
     # argparse gives no value to a positional that follows options: `train all --run R flow.cells=1000`.
-    if options.act is commands.train and all("=" in r and not r.startswith("-") for r in rest):
+    if options.act in (commands.train, commands.plan) and all(
+        "=" in r and not r.startswith("-") for r in rest
+    ):
         options.overrides += rest
     elif rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -219,6 +221,31 @@ def _models(add: Add) -> None:
     promote.add_argument("--alias", default="champion", help="(champion)")
     for action in (listing, show, promote):
         action.add_argument("--mlflow-uri", metavar="URI", help="MLflow store (default: mlflow.db nearby)")
+
+
+def _plan(add: Add) -> None:
+    parser = _subcommand(
+        add,
+        "plan",
+        commands.plan,
+        "hours, bytes and the bottleneck of an atlas on so many GPUs, before they are spent",
+        "plan --cells 100e6 --genes 20000 --gpus 64 --gpu a100-80",
+    )
+    option = parser.add_argument
+    option(
+        "overrides", nargs="*", metavar="key=value", help="configuration, such as model.velocity.width=512"
+    )
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--cells", type=float, metavar="N", help="cells to train on, and to generate")
+    asked.add_argument("--measure", action="store_true", help="measure this machine; predicted beside real")
+    option("--genes", type=int, default=20_000, metavar="G", help="(20000)")
+    option("--nonzeros", type=float, metavar="M", help="of a cell (a twentieth of the genes)")
+    option("--gpus", type=int, default=1, metavar="W", help="workers with a GPU each (1)")
+    option("--gpu", default="a100-80", metavar="KIND", help="a100-40, a100-80, h100 or h200 (a100-80)")
+    option("--epochs", type=float, default=1.0, metavar="E", help="times a stage sees each cell (1)")
+    option("--batch-cells", type=int, default=4096, metavar="B", help="cells of a worker's batch (4096)")
+    option("--guided", type=int, default=0, metavar="K", help="attributes that guide generation (0)")
+    option("--config", metavar="FILE", help="YAML file of configuration, for the shape of the model")
 
 
 def _status(add: Add) -> None:

@@ -60,6 +60,31 @@ def train(options: Namespace) -> None:
         print("\n".join(status_of(run)))
 
 
+def plan(options: Namespace) -> None:
+    """What an atlas costs on so many GPUs; or this machine measured, beside what the cost model says."""
+    if options.measure:
+        from .measure_training import measure
+
+        for line in measure(options.genes):
+            print(line, flush=True)
+        return
+    from .forecast import forecast, planned_work
+
+    work, device, host = planned_work(
+        options.config,
+        options.overrides,
+        cells=options.cells,
+        genes=options.genes,
+        nonzeros=options.nonzeros,
+        gpu=options.gpu,
+        gpus=options.gpus,
+        epochs=options.epochs,
+        batch_cells=options.batch_cells,
+        guided=options.guided,
+    )
+    print("\n".join(forecast(work, device, host, options.gpus)))
+
+
 def generate(options: Namespace) -> None:
     """Draw the cells of a request into a new atlas."""
     from .generate import generate_atlas

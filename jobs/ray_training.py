@@ -18,6 +18,8 @@ from .workers import Workers
 
 RESTARTS = 3
 CHECKPOINTS_KEPT = 2
+# How often Ray looks whether an elastic run could have more workers, in seconds; a change costs a restart.
+LOOK_FOR_ROOM = 60.0
 # Every report of a checkpoint waits for Ray's controller to look, which it does every 2 s by itself.
 POLLS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
 
@@ -73,7 +75,9 @@ def _trainer(run: RunDirectory, stages: Sequence[str], workers: Workers, storage
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=(workers.least, workers.most) if workers.elastic else workers.most, use_gpu=on_gpu
+            num_workers=(workers.least, workers.most) if workers.elastic else workers.most,
+            use_gpu=on_gpu,
+            elastic_resize_monitor_interval_s=LOOK_FOR_ROOM,
         ),
         run_config=ray.train.RunConfig(
             name=name,
