@@ -154,10 +154,12 @@ def autoencoder_training(work: Work, device: Device, host: Host, workers: int) -
 
 
 def flow_training(work: Work, device: Device, workers: int) -> Seconds:
-    """One cell of the flow's training, from latents that are resident."""
+    """One cell of the flow's training, from latents that are resident: 6 operations a weight, but 4 of those
+    that read the latent and the time, which need no slopes."""
     config, p = work.model.velocity, parameters(work)[1]
+    operations = 6 * p - 2 * (work.model.autoencoder.latent * config.width + 128 * config.embedding)
     moved = config.blocks * BLOCK_PASSES * config.width * FLOAT + optimiser_bytes(p) / work.flow_batch
-    busy = 6 * p / device.flops + moved / device.memory_rate
+    busy = operations / device.flops + moved / device.memory_rate
     launches = (config.blocks + 2) * FLOW_KERNELS_A_BLOCK * device.launch / work.flow_batch
     return Seconds(max(busy, launches), 0.0, 0.0, all_reduce_seconds(p, workers, device) / work.flow_batch)
 

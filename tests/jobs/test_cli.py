@@ -13,7 +13,17 @@ from jobs.tracking import TrackingError
 from tests.loaders.conftest import make_atlas
 from tests.loaders.experiments import write_experiment
 
-SUBCOMMANDS = ["prepare", "train", "generate", "evaluate", "status", "demo", "models list", "models show"]
+SUBCOMMANDS = [
+    "prepare",
+    "plan",
+    "train",
+    "generate",
+    "evaluate",
+    "status",
+    "demo",
+    "models list",
+    "models show",
+]
 
 
 @pytest.mark.parametrize("command", [*SUBCOMMANDS, "models promote"])
@@ -40,7 +50,8 @@ def test_help_imports_nothing_heavy():
     "line",
     [
         "",
-        "plan --cells 100",
+        "plan --genes 100",
+        "plan --cells 100 --measure",
         "train both --data d --run r",
         "train all --data d",
         "train all --data d --run r --wrokers=2",

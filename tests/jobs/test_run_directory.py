@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from cfgen_scale.training.config import TrainConfig
-from jobs.books import append_metrics, truncate_metrics
+from jobs.books import append_metrics, last_place, truncate_metrics
 from jobs.config import load_config
 from jobs.run_directory import RunError, open_run, sole_trainer
 
@@ -64,3 +64,18 @@ def test_metrics_behind_the_restored_position_are_dropped(tmp_path):
         ("flow", 10),
         ("flow", 20),
     ]
+
+
+def test_notes_stay_where_metrics_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert last_place(path)["cells_seen"] == 0
+    append_metrics(path, {"stage": "flow", "cells_seen": 30, "cells_total": 90, "loss": 1.0})
+    with open(path, "a") as file:
+        file.write('{"stage": "flow", "cel')
+    place = last_place(path)
+    assert place == {"stage": "flow", "cells_seen": 30, "cells_total": 90}
+    truncate_metrics(path, "flow", 30)
+    append_metrics(path, {**place, "note": "a worker was lost"})
+    truncate_metrics(path, "flow", 20)
+    (kept,) = path.read_text().splitlines()
+    assert json.loads(kept)["note"] == "a worker was lost"
