@@ -2,10 +2,10 @@
 
     python -m tests.faults.kill_trials --data PREPARED --out DIRECTORY [--trials 20] [--ray 3] [--seed 0]
 
-A trial kills once or twice: its process (fast form), or, through Ray with two workers, in turn a worker, the
-driver, the whole tree of processes. Each line says what was killed and where that left the run. A trial is
-passed when the weights equal the undisturbed run's to the bit, each step was taken on the same cells with none
-skipped or repeated, and metrics are there once. Exit status 1 if one is not.
+A trial kills once or twice: its process (fast form), or, through Ray with two workers, in turn a worker,
+the driver, the whole tree of processes. Each line says what was killed and where that left the run. A trial
+is passed when the weights equal the undisturbed run's to the bit, each step was taken on the same cells with
+none skipped or repeated, and metrics are there once. Exit status 1 if one is not.
 """
 
 import argparse
@@ -37,10 +37,8 @@ class Trials:
         self.random = random.Random(seed)
         directory.mkdir(parents=True)
         self.whole = directory / "whole"
-        began = time.monotonic()
         self.finish(self.start(self.whole))
-        self.seconds = time.monotonic() - began
-        self.begun = self._first_row - began
+        self.rows = len(metrics_of(self.whole))
 
     def start(self, run: Path) -> subprocess.Popen[bytes]:
         """Training in a session of its own, so that nothing of it is ours but what we kill."""
@@ -57,10 +55,6 @@ class Trials:
 
     def finish(self, training: subprocess.Popen[bytes]) -> None:
         """Wait for its end. Raises RuntimeError with its last words where that is not a success."""
-        metrics, self._first_row = self.whole / "metrics.jsonl", time.monotonic()
-        while training.poll() is None and not metrics.exists():
-            time.sleep(0.01)
-            self._first_row = time.monotonic()
         if training.wait(PATIENCE):
             raise RuntimeError(Path(self.log.name).read_text()[-2000:])
 
@@ -70,8 +64,9 @@ class Trials:
         for _ in range(self.random.choice((1, 1, 2))):
             victim = RAY_VICTIMS[number % 3] if self.workers else "process"
             training = self.start(run)
-            # From when training begins to when it ends, as far as the undisturbed run tells.
-            self._kill_after(training, run, victim, self.random.uniform(0, self.seconds - self.begun))
+            # Anywhere from the first row of metrics to some way behind the last, and between two rows.
+            rows, seconds = self.random.randrange(self.rows + 5), self.random.uniform(0, 0.1)
+            self._kill_after(training, run, victim, rows, seconds)
             killed.append(f"{victim} {place(run)}")
             if victim == "worker":
                 # Ray itself brings the workers back, and the run goes on to its end.
@@ -82,9 +77,7 @@ class Trials:
         return f"trial {number}: killed {', '.join(killed)}: {', '.join(wrong) or 'the same run'}"
 
     def _kill_after(self, training: subprocess.Popen[bytes], run: Path, victim: str, seconds: float) -> None:
-        until = time.monotonic() + PATIENCE
-        while not (run / "metrics.jsonl").exists() and training.poll() is None and time.monotonic() < until:
-            time.sleep(0.005)
+        wait_for(run / "metrics.jsonl", training)
         time.sleep(seconds)
         if training.poll() is not None:
             return
@@ -115,6 +108,17 @@ class Trials:
             yield "OTHER METRICS"
 
 
+def wait_for(metrics: Path, rows: int, training: subprocess.Popen[bytes]) -> None:
+    """Return when there are so many rows of metrics, or the model is there, or training has ended."""
+    until = time.monotonic() + PATIENCE
+    while training.poll() is None and time.monotonic() < until:
+        if (metrics.parent / "model").exists():
+            return
+        if metrics.exists() and metrics.read_text().count("\n") >= rows:
+            return
+        time.sleep(0.005)
+
+
 def place(run: Path) -> str:
     """Where a run stands: ``at autoencoder 600``."""
     metrics = run / "metrics.jsonl"
@@ -137,7 +141,7 @@ def main() -> int:
     for form, workers, n in (("process", 0, asked.trials), ("ray", 2, asked.ray)):
         if n:
             trials = Trials(asked.data.resolve(), asked.out.resolve() / form, workers, asked.seed)
-            print(f"{form}: undisturbed in {trials.seconds:.1f} s", flush=True)
+            print(f"{form}: undisturbed, {trials.rows} rows of metrics", flush=True)
             for number in range(n):
                 line = trials.trial(number)
                 failed += not line.endswith("the same run")

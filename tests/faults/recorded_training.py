@@ -16,7 +16,9 @@ from typing import Any
 from tests.small_atlas import train_small
 
 RECORD = "CFGEN_SCALE_RECORD_STEPS"
-RARE_CHECKPOINTS = ("autoencoder.checkpoint_every_cells=300", "flow.checkpoint_every_cells=300")
+# Some seconds of each stage; of the autoencoder's validations none stops it.
+LONG = ("autoencoder.cells=20000", "autoencoder.patience=0", "flow.cells=20000")
+RARE_CHECKPOINTS = ("autoencoder.checkpoint_every_cells=1500", "flow.checkpoint_every_cells=1500")
 Step = tuple[str, int, int, str]
 
 
@@ -64,7 +66,8 @@ def main(data: Path, run: Path, workers: int) -> None:
         ray.init(address="local", num_cpus=workers, runtime_env=environment, include_dashboard=False)
     else:
         record_steps()
-    train_small("all", data=data, run=run, workers=workers, overrides=RARE_CHECKPOINTS, mlflow_uri=store)
+    settings = [*LONG, *RARE_CHECKPOINTS]
+    train_small("all", data=data, run=run, workers=workers, overrides=settings, mlflow_uri=store)
 
 
 if __name__ == "__main__":

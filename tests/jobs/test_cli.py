@@ -26,7 +26,7 @@ SUBCOMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("command", [*SUBCOMMANDS, "models promote"])
+@pytest.mark.parametrize("command", [*SUBCOMMANDS, "models show", "models promote"])
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as end:
         parse([*command.split(), "--help"])

@@ -52,18 +52,22 @@ def test_ray_keeps_the_newest_checkpoints_and_what_came_before_them(in_ray: Path
 
 
 @pytest.mark.ray
-def test_workers_that_share_nothing_train_the_same_model(
+@pytest.mark.slow
+def test_workers_that_share_nothing_train_the_same_model_through_deaths(
     in_ray: Path, small_prepared: Path, runs: Path
 ) -> None:
     """All that lasts goes through Ray's storage; metrics go to the driver's machine."""
-    run = runs / "run"
-    train_small("all", data=small_prepared, run=run, workers=2, storage=str(runs / "storage"))
+    run, storage = runs / "run", str(runs / "storage")
+    killer = threading.Thread(target=kill_a_worker, args=(run / "metrics.jsonl", 33), daemon=True)
+    killer.start()
+    train_small("all", data=small_prepared, run=run, workers=2, storage=storage)
+    assert '"a worker was lost' in (run / "metrics.jsonl").read_text()
     assert tree_bytes(run / "model") == tree_bytes(in_ray / "model")
     assert metrics_of(run) == metrics_of(in_ray)
     assert not (run / "flow" / "checkpoints").exists()
     # The driver's directory is lost: the storage has all of it.
     shutil.rmtree(run)
-    train_small("all", data=small_prepared, run=run, workers=2, storage=str(runs / "storage"))
+    train_small("all", data=small_prepared, run=run, workers=2, storage=storage)
     assert tree_bytes(run / "model") == tree_bytes(in_ray / "model")
 
 
