@@ -48,6 +48,7 @@ def train(options: Namespace) -> None:
         overrides=options.overrides,
         workers=options.workers,
         storage=options.storage,
+        restarts=options.restarts,
         mlflow_uri=options.mlflow_uri,
         experiment=options.experiment,
         register_as=options.register_as,

@@ -16,7 +16,6 @@ from .ray_worker import RayJob, ray_worker
 from .run_directory import RunDirectory
 from .workers import Workers
 
-RESTARTS = 3
 CHECKPOINTS_KEPT = 2
 # How often Ray looks whether an elastic run could have more workers, in seconds; a change costs a restart.
 LOOK_FOR_ROOM = 60.0
@@ -25,15 +24,20 @@ POLLS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
 
 
 def fit_in_ray(
-    run: RunDirectory, stages: Sequence[str], workers: Workers, *, storage: str | None = None
+    run: RunDirectory,
+    stages: Sequence[str],
+    workers: Workers,
+    *,
+    storage: str | None = None,
+    restarts: int = 3,
 ) -> None:
     """Train the stages on Ray Train workers: as many of ``workers`` as the cluster has room for.
 
-    Ray restarts all workers where one is lost, up to three times (nodes that are taken away do not count),
-    and begins anew with more or fewer where the cluster grows or shrinks; training continues from the newest
-    checkpoint. Without ``storage`` the run directory, which all workers must see, is where that lies. With
-    ``storage``, a directory or URI such as s3://bucket/runs, workers need not share anything else: Ray keeps
-    the checkpoints there, and at the end the results are brought to the run directory.
+    Ray restarts all workers where one is lost, at most ``restarts`` times (-1: always; nodes whose end was
+    announced do not count), and begins anew with more or fewer where the cluster grows or shrinks; training
+    continues from the newest checkpoint. Without ``storage`` that lies in the run directory, which all
+    workers must see. With ``storage``, a directory or URI such as s3://bucket/runs, workers need not share
+    anything else: Ray keeps the checkpoints there, and at the end brings the results to the run directory.
 
     An error in the values (ValueError: cells, configuration, a loss that is not finite) would come again and
     ends the run. Raises RuntimeError with the worker's own error if training fails.
@@ -44,7 +48,7 @@ def fit_in_ray(
         os.environ.setdefault(name, seconds)
     with cluster(workers.most):
         try:
-            result = _trainer(run, stages, workers, storage).fit()
+            result = _trainer(run, stages, workers, storage, restarts).fit()
         except ray.train.TrainingFailedError as error:
             raise RuntimeError(f"training failed in its Ray workers: {in_words(cause_of(error))}") from error
         if storage is not None:
@@ -52,7 +56,9 @@ def fit_in_ray(
                 unpack(Path(parcel), run)
 
 
-def _trainer(run: RunDirectory, stages: Sequence[str], workers: Workers, storage: str | None) -> Any:
+def _trainer(
+    run: RunDirectory, stages: Sequence[str], workers: Workers, storage: str | None, restarts: int
+) -> Any:
     import ray
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -82,7 +88,7 @@ def _trainer(run: RunDirectory, stages: Sequence[str], workers: Workers, storage
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=str((run.path / "ray").resolve()) if storage is None else storage,
-            failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
+            failure_config=ray.train.FailureConfig(max_failures=restarts),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
             callbacks=[_lost_workers(run.metrics.resolve())],
         ),

@@ -27,6 +27,7 @@ def train(
     overrides: Sequence[str] = (),
     workers: Workers | int | str = 1,
     storage: str | None = None,
+    restarts: int = 3,
     mlflow_uri: str | None = None,
     experiment: str = "cfgen-scale",
     register_as: str | None = None,
@@ -40,6 +41,7 @@ def train(
                   --workers 0`` (without the ``--`` torchrun takes our --run for its own)
     storage       directory or URI (s3://bucket/runs) for Ray's checkpoints; with it the workers need not see
                   the run directory
+    restarts      how often Ray may begin again where a worker was lost; -1: always
     register_as   name in the MLflow registry for the model, which gets ``alias``
 
     Raises ConfigError, RunError and what Prepared.open raises before work starts.
@@ -53,6 +55,8 @@ def train(
     workers = Workers.of(workers)
     require_one_launcher(workers.most, launched)
     storage = checked_storage(storage, workers)
+    if restarts < -1:
+        raise ConfigError(f"restarts must be 0 or more, or -1 for always, not {restarts}.")
     check(config, prepared, workers.most or launched)
     _require_order(stages, RunDirectory(run), register_as)
     names = ("autoencoder", "flow") if stages == "all" else (stages,)
@@ -67,7 +71,7 @@ def train(
         elif workers.most:
             from .ray_training import fit_in_ray
 
-            fit_in_ray(directory, names, workers, storage=storage)
+            fit_in_ray(directory, names, workers, storage=storage, restarts=restarts)
         else:
             _train_here(directory, names, launched)
     for path in (directory.path / "run.json", directory.metrics, directory.model / "config.json"):

@@ -76,8 +76,10 @@ class Trials:
         wrong = list(self.differences(run))
         return f"trial {number}: killed {', '.join(killed)}: {', '.join(wrong) or 'the same run'}"
 
-    def _kill_after(self, training: subprocess.Popen[bytes], run: Path, victim: str, seconds: float) -> None:
-        wait_for(run / "metrics.jsonl", training)
+    def _kill_after(
+        self, training: subprocess.Popen[bytes], run: Path, victim: str, rows: int, seconds: float
+    ) -> None:
+        wait_for(run / "metrics.jsonl", rows, training)
         time.sleep(seconds)
         if training.poll() is not None:
             return
