@@ -111,7 +111,7 @@ class HandOver:
         self._report({"stage": "finished"}, packed)
 
     def _parcel(self, name: str) -> Path:
-        path = self.run.path / "parcels" / name
+        path = self.run.path / "ray" / "parcels" / name
         shutil.rmtree(path, ignore_errors=True)
         return path
 
