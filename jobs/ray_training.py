@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from .books import BooksOnDisk, append_metrics, last_place
@@ -124,7 +125,8 @@ def _lost_workers(metrics: Path) -> Any:
             if isinstance(cause, ValueError):
                 # What a callback raises ends the run, without another attempt.
                 raise cause
-            note = f"a worker was lost ({in_words(cause)}); starting again"
+            why = shorten(in_words(cause), 120, placeholder=" ...")
+            note = f"a worker was lost ({why}); starting again"
             append_metrics(metrics, {**last_place(metrics), "note": note})
 
     return LostWorkers()

@@ -1,12 +1,14 @@
 """What every training worker does, in Ray, under torchrun, or alone: the stages in turn."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cfgen_scale.files import flush
 from cfgen_scale.labels import LabelFrequencies
 from cfgen_scale.model import CFGen
 from cfgen_scale.size_factors import SizeFactors
@@ -114,6 +116,17 @@ def train_worker(
     accelerator.end_training()
 
 
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file aside, flush it to the disk, and rename it."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(exist_ok=True)
+    aside = path.with_suffix(".aside")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
+    flush(aside)
+    aside.replace(path)
+
+
 class _Trainer:
     """The stages of one run on this worker."""
 
@@ -156,7 +169,7 @@ class _Trainer:
         """Fit the whitening on one worker, once: the signs of its axes depend on the machine's LAPACK, and
         every worker, now and on resume, must see the same latents."""
         from accelerate.utils import broadcast
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import load_file
 
         if self.accelerator.is_main_process:
             kept = self.run.latents / f"whitening-{latents.key[:16]}.safetensors"
@@ -164,15 +177,10 @@ class _Trainer:
                 model.whitening.load_state_dict(load_file(kept))
             else:
                 model.whitening.fit(latents.training)
-                kept.parent.mkdir(exist_ok=True)
-                aside = kept.with_suffix(".aside")
-                save_file(model.whitening.state_dict(), aside)
-                aside.replace(kept)
+                save_tensors(model.whitening.state_dict(), kept)
         model.whitening.load_state_dict(broadcast(dict(model.whitening.state_dict())))
 
     def _fit(self, stage: Stage[Any], cells: Any) -> None:
-        from safetensors.torch import save_file
-
         directory = self.run.checkpoints(stage.name)
         if self.accelerator.is_main_process:
             begun = checkpoints(directory)
@@ -189,11 +197,7 @@ class _Trainer:
             versions=versions(),
         )
         if self.writes:
-            result = self.run.result(stage.name)
-            result.parent.mkdir(exist_ok=True)
-            aside = result.with_suffix(".aside")
-            save_file({n: w.contiguous() for n, w in weights.items()}, aside)
-            aside.replace(result)
+            save_tensors(weights, self.run.result(stage.name))
         self.accelerator.wait_for_everyone()
 
     def _load(self, network: torch.nn.Module, stage: str) -> None:
