@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,11 +18,11 @@ class Books(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class BooksOnDisk:
     """Books in a file, RUN/metrics.jsonl: one JSON object a line."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def begin(self, stage: str, cells_seen: int) -> None:
         truncate_metrics(self.path, stage, cells_seen)

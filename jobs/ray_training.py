@@ -69,6 +69,7 @@ def _trainer(
     job = RayJob(
         tuple(stages),
         run=str(run.path.resolve()) if storage is None else None,
+        owner=run.lock.read_text(),
         document=document,
         books=None if storage is None else _keep_books(run),
     )

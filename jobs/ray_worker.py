@@ -11,7 +11,7 @@ from cfgen_scale.files import write_json
 
 from .books import Books, BooksOnDisk
 from .parcel import pack, unpack
-from .run_directory import RunDirectory
+from .run_directory import RunDirectory, RunError
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,36 @@ class RayJob:
 
     run       the run directory, on a file system that all workers share; None where they share none: each
               then works in a directory of its own, and Ray's storage carries what has to last
+    owner     name of the trainer that the driver is, in the lock of the run directory
     document  content of run.json
     books     actor on the driver's machine that keeps the metrics, where ``run`` is None
     """
 
     stages: tuple[str, ...]
     run: str | None
+    owner: str = ""
     document: Mapping[str, Any] = field(default_factory=dict)
     books: Any = None
+
+
+class BooksOfOwner(BooksOnDisk):
+    """Books in a shared run directory, closed to workers whose driver has died and has been replaced."""
+
+    def __init__(self, run: RunDirectory, owner: str) -> None:
+        super().__init__(run.metrics)
+        self.lock, self.owner = run.lock, owner
+
+    def begin(self, stage: str, cells_seen: int) -> None:
+        self._require_owner()
+        super().begin(stage, cells_seen)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self._require_owner()
+        super().add(row)
+
+    def _require_owner(self) -> None:
+        if self.lock.read_text() != self.owner:
+            raise RunError(f"{self.path.parent} has been taken up by another trainer: this one ends.")
 
 
 class BooksElsewhere:
@@ -55,15 +77,17 @@ def ray_worker(told: Mapping[str, RayJob]) -> None:
 
     job = told["job"]
     context = ray.train.get_context()
-    run, books = _own_run(job, context.get_world_rank()) if job.run is None else _shared_run(job.run)
+    run, books = (
+        _own_run(job, context.get_world_rank()) if job.run is None else _shared_run(job.run, job.owner)
+    )
     hand_over = HandOver(run, context.get_world_rank())
     train_worker(run, job.stages, workers=context.get_world_size(), books=books, saved=hand_over.checkpoint)
     hand_over.everything()
 
 
-def _shared_run(path: str) -> tuple[RunDirectory, Books]:
+def _shared_run(path: str, owner: str) -> tuple[RunDirectory, Books]:
     run = RunDirectory(Path(path))
-    return run, BooksOnDisk(run.metrics)
+    return run, BooksOfOwner(run, owner)
 
 
 def _own_run(job: RayJob, rank: int) -> tuple[RunDirectory, Books]:

@@ -8,6 +8,7 @@ import pytest
 from cfgen_scale.training.config import TrainConfig
 from jobs.books import append_metrics, last_place, truncate_metrics
 from jobs.config import load_config
+from jobs.ray_worker import BooksOfOwner
 from jobs.run_directory import RunError, open_run, sole_trainer
 
 
@@ -48,6 +49,21 @@ def test_a_second_trainer_is_refused_while_the_first_holds_the_run(tmp_path):
         pass
     with sole_trainer(run):
         pass
+
+
+def test_workers_that_outlive_their_driver_write_nothing_into_the_run_of_the_next(tmp_path):
+    run = begin(tmp_path)
+    with sole_trainer(run):
+        first = BooksOfOwner(run, run.lock.read_text())
+        first.add({"stage": "flow", "cells_seen": 10})
+        with pytest.raises(RunError), sole_trainer(run):
+            pass
+        first.add({"stage": "flow", "cells_seen": 20})
+    with sole_trainer(run):
+        for write in (lambda: first.add({"stage": "flow", "cells_seen": 30}), lambda: first.begin("flow", 0)):
+            with pytest.raises(RunError, match="taken up by another trainer"):
+                write()
+    assert run.metrics.read_text().count("\n") == 2
 
 
 def test_metrics_behind_the_restored_position_are_dropped(tmp_path):
