@@ -48,6 +48,8 @@ def train(options: Namespace) -> None:
         config_file=options.config,
         overrides=options.overrides,
         workers=options.workers,
+        storage=options.storage,
+        restarts=options.restarts,
         mlflow_uri=options.mlflow_uri,
         experiment=options.experiment,
         register_as=options.register_as,
@@ -58,6 +60,31 @@ def train(options: Namespace) -> None:
     rank, _ = launched_as()
     if rank == 0:
         print("\n".join(status_of(run)))
+
+
+def plan(options: Namespace) -> None:
+    """What an atlas costs on so many GPUs; or this machine measured, beside what the cost model says."""
+    if options.measure:
+        from .measure_training import measure
+
+        for line in measure(options.genes):
+            print(line, flush=True)
+        return
+    from .forecast import forecast, planned_work
+
+    work, device, host = planned_work(
+        options.config,
+        options.overrides,
+        cells=options.cells,
+        genes=options.genes,
+        nonzeros=options.nonzeros,
+        gpu=options.gpu,
+        gpus=options.gpus,
+        epochs=options.epochs,
+        batch_cells=options.batch_cells,
+        guided=options.guided,
+    )
+    print("\n".join(forecast(work, device, host, options.gpus)))
 
 
 def generate(options: Namespace) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from cfgen_scale.model import CFGen
 from cfgen_scale.training.config import TrainConfig
-from cfgen_scale.training.loop import Cells
+from cfgen_scale.training.stage_run import Cells
 from cfgen_scale.training.stages import LatentBatch
 from cfgen_scale.types import CellBatch, Condition, IntArray
 from loaders.order import Order

@@ -14,10 +14,20 @@ from tests.loaders.conftest import make_atlas, write_obs_table
 from tests.loaders.experiments import write_experiment
 from tests.loaders.tenx_files import write_tenx_h5
 
-SUBCOMMANDS = ["prepare", "train", "generate", "evaluate", "status", "demo", "models list", "models show"]
+SUBCOMMANDS = [
+    "prepare",
+    "plan",
+    "train",
+    "generate",
+    "evaluate",
+    "status",
+    "demo",
+    "models list",
+    "models show",
+]
 
 
-@pytest.mark.parametrize("command", [*SUBCOMMANDS, "models promote"])
+@pytest.mark.parametrize("command", [*SUBCOMMANDS, "models show", "models promote"])
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as end:
         parse([*command.split(), "--help"])
@@ -41,7 +51,8 @@ def test_help_imports_nothing_heavy():
     "line",
     [
         "",
-        "plan --cells 100",
+        "plan --genes 100",
+        "plan --cells 100 --measure",
         "train both --data d --run r",
         "train all --data d",
         "train all --data d --run r --wrokers=2",

@@ -94,6 +94,8 @@ def test_another_seed_is_another_model(trained: Path, small_prepared: Path, runs
         ("flow", {}, "has no trained autoencoder yet. Run `train autoencoder`"),
         ("autoencoder", {"register_as": "small"}, "'small' cannot be registered by training the autoencoder"),
         ("all", {"workers": -1}, "workers must be 0"),
+        ("all", {"workers": 2, "restarts": -2}, "restarts must be 0 or more, or -1"),
+        ("all", {"storage": "s3://bucket/runs"}, "--workers 1 or more"),
     ],
 )
 def test_what_cannot_be_trained_leaves_no_run(
