@@ -49,6 +49,7 @@ def train(options: Namespace) -> None:
         overrides=options.overrides,
         workers=options.workers,
         storage=options.storage,
+        cache=options.cache,
         restarts=options.restarts,
         mlflow_uri=options.mlflow_uri,
         experiment=options.experiment,

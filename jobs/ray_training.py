@@ -30,6 +30,7 @@ def fit_in_ray(
     workers: Workers,
     *,
     storage: str | None = None,
+    cache: str | None = None,
     restarts: int = 3,
 ) -> None:
     """Train the stages on Ray Train workers: as many of ``workers`` as the cluster has room for.
@@ -49,7 +50,7 @@ def fit_in_ray(
         os.environ.setdefault(name, seconds)
     with cluster(workers.most):
         try:
-            result = _trainer(run, stages, workers, storage, restarts).fit()
+            result = _trainer(run, stages, workers, storage, cache, restarts).fit()
         except ray.train.TrainingFailedError as error:
             raise RuntimeError(f"training failed in its Ray workers: {in_words(cause_of(error))}") from error
         if storage is not None:
@@ -58,7 +59,12 @@ def fit_in_ray(
 
 
 def _trainer(
-    run: RunDirectory, stages: Sequence[str], workers: Workers, storage: str | None, restarts: int
+    run: RunDirectory,
+    stages: Sequence[str],
+    workers: Workers,
+    storage: str | None,
+    cache: str | None,
+    restarts: int,
 ) -> Any:
     import ray
     import ray.train
@@ -72,6 +78,7 @@ def _trainer(
         owner=run.lock.read_text(),
         document=document,
         books=None if storage is None else _keep_books(run),
+        cache=cache,
     )
     # Ray takes up what it keeps under a name. With a storage that is wanted: the same run goes on. A shared
     # run directory knows more than Ray, so that each attempt has a name of its own.

@@ -23,6 +23,7 @@ class RayJob:
     owner     name of the trainer that the driver is, in the lock of the run directory
     document  content of run.json
     books     actor on the driver's machine that keeps the metrics, where ``run`` is None
+    cache     directory of each machine's own disk for the cells of slow stores
     """
 
     stages: tuple[str, ...]
@@ -30,6 +31,7 @@ class RayJob:
     owner: str = ""
     document: Mapping[str, Any] = field(default_factory=dict)
     books: Any = None
+    cache: str | None = None
 
 
 class BooksOfOwner(BooksOnDisk):
@@ -81,7 +83,14 @@ def ray_worker(told: Mapping[str, RayJob]) -> None:
         _own_run(job, context.get_world_rank()) if job.run is None else _shared_run(job.run, job.owner)
     )
     hand_over = HandOver(run, context.get_world_rank())
-    train_worker(run, job.stages, workers=context.get_world_size(), books=books, saved=hand_over.checkpoint)
+    train_worker(
+        run,
+        job.stages,
+        workers=context.get_world_size(),
+        cache=job.cache,
+        books=books,
+        saved=hand_over.checkpoint,
+    )
     hand_over.everything()
 
 

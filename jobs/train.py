@@ -27,6 +27,7 @@ def train(
     overrides: Sequence[str] = (),
     workers: Workers | int | str = 1,
     storage: str | None = None,
+    cache: Path | str | None = None,
     restarts: int = 3,
     mlflow_uri: str | None = None,
     experiment: str = "cfgen-scale",
@@ -41,6 +42,7 @@ def train(
                   --workers 0`` (without the ``--`` torchrun takes our --run for its own)
     storage       directory or URI (s3://bucket/runs) for Ray's checkpoints; with it the workers need not see
                   the run directory
+    cache         directory of each machine's own disk, for the cells of slow stores: see `Prepared.open`
     restarts      how often Ray may begin again where a worker was lost; -1: always
     register_as   name in the MLflow registry for the model, which gets ``alias``
 
@@ -62,7 +64,7 @@ def train(
     names = ("autoencoder", "flow") if stages == "all" else (stages,)
     if rank:
         # The first process keeps the books; this one waits for it where training begins.
-        _train_here(RunDirectory(run), names, launched)
+        _train_here(RunDirectory(run), names, launched, cache)
         return run
     directory = open_run(run, config=asdict(config), data=data, data_digest=prepared.digest)
     with sole_trainer(directory), _watched(directory, prepared, mlflow_uri, experiment) as tracker:
@@ -71,9 +73,10 @@ def train(
         elif workers.most:
             from .ray_training import fit_in_ray
 
-            fit_in_ray(directory, names, workers, storage=storage, restarts=restarts)
+            in_cache = None if cache is None else str(Path(cache).absolute())
+            fit_in_ray(directory, names, workers, storage=storage, cache=in_cache, restarts=restarts)
         else:
-            _train_here(directory, names, launched)
+            _train_here(directory, names, launched, cache)
     for path in (directory.path / "run.json", directory.metrics, directory.model / "config.json"):
         if path.exists():
             tracker.log_artifact(path, "run")
@@ -125,16 +128,17 @@ def _require_order(stages: Stages, directory: RunDirectory, register_as: str | N
         )
 
 
-def _train_here(directory: RunDirectory, names: Sequence[str], world: int) -> None:
+def _train_here(directory: RunDirectory, names: Sequence[str], world: int, cache: Path | str | None) -> None:
     if directory.trained(names):
         return
     from .worker import train_worker
 
-    train_worker(directory, names, workers=world)
+    train_worker(directory, names, workers=world, cache=cache)
 
 
 def check(config: "TrainConfig", prepared: "Prepared", world: int) -> None:
     """Refuse, before anything starts, a configuration that cannot run here with ``world`` workers."""
+    from loaders.granularity import order_of
     from loaders.order import Order
 
     schema = prepared.schema
@@ -147,9 +151,16 @@ def check(config: "TrainConfig", prepared: "Prepared", world: int) -> None:
             raise ConfigError(
                 f"{key}={name!r} is no label of the prepared atlas. Its labels: {', '.join(known)}."
             )
-    n_train, n_validation = len(prepared.rows("train")), len(prepared.rows("validation"))
-    for section, stage in (("autoencoder", config.autoencoder), ("flow", config.flow)):
-        lanes = Order(n_train, stage.batch_cells, config.seed).n_lanes
+    train, n_validation = prepared.rows("train"), len(prepared.rows("validation"))
+    of_cells = order_of(
+        prepared, train, config.autoencoder.batch_cells, config.seed, granularity=config.granularity
+    )
+    of_latents = Order(len(train), config.flow.batch_cells, config.seed)
+    for section, stage, order in (
+        ("autoencoder", config.autoencoder, of_cells),
+        ("flow", config.flow, of_latents),
+    ):
+        lanes = order.n_lanes
         if world > lanes:
             raise ConfigError(
                 f"{section}.batch_cells={stage.batch_cells} can be shared by at most {lanes} workers, not "

@@ -21,6 +21,7 @@ def train_options(parser: ArgumentParser) -> None:
     )
     option("--restarts", type=int, default=3, metavar="N", help="after lost workers (3); -1: always")
     option("--storage", metavar="URI", help="Ray's checkpoints, for workers that do not share RUN (RUN/ray)")
+    option("--cache", metavar="DIR", help="of a local disk: cells of slow stores are copied there once")
     option("--mlflow-uri", metavar="URI", help="MLflow store (default: mlflow.db beside the run)")
     option("--experiment", default="cfgen-scale", metavar="NAME", help="MLflow experiment (cfgen-scale)")
     option("--register-as", metavar="NAME", help="name for the model in the registry")

@@ -88,13 +88,14 @@ def train_worker(
     stages: Sequence[str],
     *,
     workers: int,
+    cache: Path | str | None = None,
     books: Books | None = None,
     saved: Saved | None = None,
 ) -> None:
     """Train the stages that are not finished, then write the model. Run by every worker in step.
 
     ``books`` keep the metrics, in the run directory unless told otherwise; ``saved`` is told of every
-    checkpoint, on every worker.
+    checkpoint, on every worker; ``cache`` is that of `Prepared.open`.
     """
     # Under torchrun the first worker makes the run directory: the others may read it when all have met.
     meet(workers)
@@ -103,7 +104,7 @@ def train_worker(
         config.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     )
     accelerator = make_accelerator(config.precision)
-    prepared = Prepared.open(run.document()["data"])
+    prepared = Prepared.open(run.document()["data"], cache=cache)
     model = new_model(config, prepared).to(accelerator.device)
     trainer = _Trainer(run, config, prepared, accelerator, books or BooksOnDisk(run.metrics), saved)
     trainer.autoencoder(model, train="autoencoder" in stages)
