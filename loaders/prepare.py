@@ -31,9 +31,10 @@ from loaders.cell_copy import CellCopy
 from loaders.collection import leaves
 from loaders.csr_arrays import CsrCaches
 from loaders.layout import Codec, write_array
+from loaders.manifest import CELLS, INDEX, MANIFEST, VERSION, read_manifest
 from loaders.opening import SomaOptions, open_store
 from loaders.prepare_request import PrepareRequest, describe, notes_on
-from loaders.prepared import CELLS, INDEX, MANIFEST, VERSION, Prepared, read_manifest, unique_names
+from loaders.prepared import Prepared, unique_names
 from loaders.scan import CellScan, arrangement_digest, content_digest, scan_cells, scan_genes
 from loaders.split import SPLITS, TRAIN, SplitCodes, SplitRequest, require_cells
 from loaders.stacked_store import StackedStore

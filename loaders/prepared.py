@@ -1,6 +1,5 @@
 """A prepared atlas: where its cells are, what its labels mean, which cells train, and what they are like."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,15 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import AtlasSchema, AtlasStatistics, IntArray
-from loaders.anndata_store import AnnDataStore, open_zarr
+from loaders.anndata_store import AnnDataStore
 from loaders.cell_cache import CellCache
-from loaders.collection import leaves
-from loaders.csr_arrays import CsrCaches
-from loaders.identity import require_identity
-from loaders.opening import open_store
+from loaders.manifest import CELLS, INDEX, open_cells, read_manifest
 from loaders.scan import column_lookup, select_columns
 from loaders.shuffled_blocks import Blocks
 from loaders.split import SPLITS
-from loaders.stacked_store import StackedStore
 from loaders.statistics import statistics_from_json
-from loaders.store import RNA, CellStore, names_of
+from loaders.store import RNA, names_of
 
-MANIFEST = "prepared.json"
-INDEX = "index.zarr"
-CELLS = "cells.zarr"
-VERSION = 2
 ALL = "all"
 LEAST_CACHED = 64  # cells that are copied to a cache together, at least
 
@@ -54,7 +45,7 @@ class Prepared:
         self.arrangement: str = self.manifest.get("arrangement", self.digest)
         self.n_cells: int = self.manifest["cells"]
         self._index = zarr.open_group(self.path / INDEX, mode="r")
-        self._store = _open_cells(self.path, self.manifest)
+        self._store = open_cells(self.path, self.manifest)
         n_features = len(self._store.features[RNA])
         self._lookup = column_lookup(self._array("columns"), n_features)
         self._cache = None if cache is None else self._opened_cache(Path(cache).absolute())
@@ -215,48 +206,3 @@ def unique_names(names: NDArray[Any]) -> NDArray[Any]:
     while (repeat := series.groupby(series, sort=False).cumcount()).any():
         series = series.where(repeat == 0, series + "_" + repeat.astype(str).astype(object))
     return series.to_numpy(dtype=object)
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a prepared atlas. Raises FileNotFoundError or ValueError saying what there is."""
-    if not path.exists():
-        raise FileNotFoundError(f"there is no prepared atlas at {path}. Make one: cfgen-scale prepare.")
-    if not (path / MANIFEST).exists():
-        raise ValueError(f"{path} is not a prepared atlas: it has no {MANIFEST}. Make one with prepare.")
-    manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
-    if manifest.get("version") != VERSION:
-        raise ValueError(
-            f"{path} is of version {manifest.get('version')} and this program reads version {VERSION}: "
-            f"prepare it again."
-        )
-    return manifest
-
-
-def _open_cells(path: Path, manifest: dict[str, Any]) -> AnnDataStore | StackedStore:
-    """The store of counts: our own, or the sources in place, which must be what they were."""
-    if not manifest["in_place"]:
-        return _open_copy(path / CELLS, manifest)
-    sources, request = manifest["sources"], manifest["request"]
-    caches = CsrCaches.split() if len(sources) > 1 else None
-    stores = [_open_source(path, source, request, caches) for source in sources]
-    return StackedStore(leaves(stores))
-
-
-def _open_copy(path: Path, manifest: dict[str, Any]) -> AnnDataStore:
-    store = open_zarr(str(path), is_canonical=True)
-    now = store.identity()
-    require_identity(manifest.get("copy", now), now, what=str(path), remedy="Prepare the atlas again")
-    return store
-
-
-def _open_source(
-    path: Path, source: dict[str, Any], request: dict[str, Any], caches: CsrCaches | None
-) -> CellStore:
-    remedy = f"{path} reads it in place: put it back, or prepare again (repack=True copies the cells)"
-    try:
-        store = open_store(source["uri"], layer=request["layer"], **request.get("soma", {}), caches=caches)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"the source {source['uri']} has vanished. {remedy}.") from error
-    what = f"the source {source['uri']}"
-    require_identity(source["identity"], store.identity(), what=what, remedy=remedy)
-    return store
