@@ -9,6 +9,7 @@ none skipped or repeated, and metrics are there once. Exit status 1 if one is no
 """
 
 import argparse
+import multiprocessing
 import os
 import random
 import shutil
@@ -20,13 +21,43 @@ from pathlib import Path
 
 import psutil
 
+from tests.faults import recorded_training
 from tests.faults.recorded_training import sequence
+from tests.faults.train_until_killed import import_once
 from tests.small_atlas import metrics_of
 from tests.tree_bytes import tree_bytes
 
 ROOT = Path(__file__).parents[2]
 RAY_VICTIMS = ("worker", "driver", "tree")
 PATIENCE = 300.0
+
+
+class Forked:
+    """Training in a fork of this process, which has imported all that costs seconds; told as by Popen."""
+
+    def __init__(self, data: Path, run: Path, log: Path) -> None:
+        self._log = log
+        fork = multiprocessing.get_context("fork")
+        self._process = fork.Process(target=self._train, args=(data, run))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def _train(self, data: Path, run: Path) -> None:
+        with open(self._log, "ab") as log:
+            os.dup2(log.fileno(), sys.stdout.fileno())
+            os.dup2(log.fileno(), sys.stderr.fileno())
+        recorded_training.main(data, run, 0)
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._process.join(timeout)
+        return self._process.exitcode
+
+
+Training = Forked | subprocess.Popen[bytes]
 
 
 class Trials:
@@ -40,23 +71,26 @@ class Trials:
         self.finish(self.start(self.whole))
         self.rows = len(metrics_of(self.whole))
 
-    def start(self, run: Path) -> subprocess.Popen[bytes]:
-        """Training in a session of its own, so that nothing of it is ours but what we kill."""
+    def start(self, run: Path) -> Training:
+        """Training as another process; through Ray in a session of its own, with all that belongs to it."""
+        self.log = Path(f"{run}.log")
+        if not self.workers:
+            return Forked(self.data, run, self.log)
         program = [sys.executable, "-m", "tests.faults.recorded_training"]
-        self.log = open(f"{run}.log", "ab")  # noqa: SIM115
-        return subprocess.Popen(
-            [*program, str(self.data), str(run), str(self.workers)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=self.log,
-            stderr=self.log,
-            start_new_session=True,
-        )
+        with open(self.log, "ab") as log:
+            return subprocess.Popen(
+                [*program, str(self.data), str(run), str(self.workers)],
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
-    def finish(self, training: subprocess.Popen[bytes]) -> None:
+    def finish(self, training: Training) -> None:
         """Wait for its end. Raises RuntimeError with its last words where that is not a success."""
-        if training.wait(PATIENCE):
-            raise RuntimeError(Path(self.log.name).read_text()[-2000:])
+        if training.wait(PATIENCE) != 0:
+            raise RuntimeError(self.log.read_text()[-2000:])
 
     def trial(self, number: int) -> str:
         """One trial; a line on what was killed and whether the run is the undisturbed one."""
@@ -66,9 +100,9 @@ class Trials:
             training = self.start(run)
             # Anywhere from the first row of metrics to some way behind the last, and between two rows.
             rows, seconds = self.random.randrange(self.rows + 5), self.random.uniform(0, 0.1)
-            self._kill_after(training, run, victim, rows, seconds)
-            killed.append(f"{victim} {place(run)}")
-            if victim == "worker":
+            reached = self._kill_after(training, run, victim, rows, seconds)
+            killed.append(f"{victim if reached else 'nothing'} {place(run)}")
+            if victim == "worker" or not reached:
                 # Ray itself brings the workers back, and the run goes on to its end.
                 self.finish(training)
                 break
@@ -76,20 +110,19 @@ class Trials:
         wrong = list(self.differences(run))
         return f"trial {number}: killed {', '.join(killed)}: {', '.join(wrong) or 'the same run'}"
 
-    def _kill_after(
-        self, training: subprocess.Popen[bytes], run: Path, victim: str, rows: int, seconds: float
-    ) -> None:
+    def _kill_after(self, training: Training, run: Path, victim: str, rows: int, seconds: float) -> bool:
+        """Kill when there are so many rows, and some seconds later; whether there was something to kill."""
         wait_for(run / "metrics.jsonl", rows, training)
         time.sleep(seconds)
         if training.poll() is not None:
-            return
+            return False
         driver = psutil.Process(training.pid)
         below = driver.children(recursive=True)
         workers = [p for p in below if "RayTrainWorker" in p.name()]
         if victim == "worker":
             for process in workers[:1]:
                 process.kill()
-            return
+            return bool(workers)
         driver.kill()
         if victim == "tree":
             for process in below:
@@ -97,6 +130,7 @@ class Trials:
         training.wait()
         # Ray's processes end when they find their driver gone: the machine is free then.
         psutil.wait_procs(below, timeout=60)
+        return True
 
     def differences(self, run: Path) -> Iterator[str]:
         """What is not as in the undisturbed run; nothing, if the trial is passed."""
@@ -110,7 +144,7 @@ class Trials:
             yield "OTHER METRICS"
 
 
-def wait_for(metrics: Path, rows: int, training: subprocess.Popen[bytes]) -> None:
+def wait_for(metrics: Path, rows: int, training: Training) -> None:
     """Return when there are so many rows of metrics, or the model is there, or training has ended."""
     until = time.monotonic() + PATIENCE
     while training.poll() is None and time.monotonic() < until:
@@ -140,6 +174,7 @@ def main() -> int:
     asked = parser.parse_args()
     shutil.rmtree(asked.out, ignore_errors=True)
     failed = 0
+    import_once()
     for form, workers, n in (("process", 0, asked.trials), ("ray", 2, asked.ray)):
         if n:
             trials = Trials(asked.data.resolve(), asked.out.resolve() / form, workers, asked.seed)
