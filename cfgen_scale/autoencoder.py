@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .aligned_linear import AlignedLinear
 from .counts import SparseCounts
+from .counts_layer import CountsLinear
 from .layers import MLP
 from .likelihoods import negative_binomial_log_prob, negative_binomial_sample
 from .types import AtlasSchema
@@ -42,7 +44,7 @@ class Decoder(nn.Module):
         self, sizes: Sequence[int], *, feature_totals: torch.Tensor, n_levels: int | None, theta: float
     ) -> None:
         super().__init__()
-        self.network = MLP(sizes)
+        self.network = MLP(sizes, last=AlignedLinear)
         share = (feature_totals + 1.0) / (feature_totals + 1.0).sum()
         last = self.network.layers[-1]
         assert isinstance(last, nn.Linear)
@@ -55,12 +57,22 @@ class Decoder(nn.Module):
     def forward(
         self, z: torch.Tensor, log_size_factor: torch.Tensor, levels: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        log_share = torch.log_softmax(self.network(z).float(), dim=1)
-        log_mean = log_share + log_size_factor[:, None]
+        log_mean = torch.log_softmax(self.network(z).float(), dim=1) + log_size_factor[:, None]
+        table, rows = self.theta_table(levels)
+        return log_mean, table if rows is None else table[rows]
+
+    def log_prob(self, counts: SparseCounts, z: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor:
+        """Log-probability (B,) of counts whose library sizes are their own totals."""
+        log_theta, rows = self.theta_table(levels)
+        log_size_factor = counts.totals().log()
+        return negative_binomial_log_prob(counts, self.network(z), log_size_factor, log_theta, rows)
+
+    def theta_table(self, levels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """log theta (G,), or that of every level and of none (L + 1, G) and each cell's row in it (B,)."""
         log_theta = self.log_theta.clamp(*LOG_THETA_RANGE)
         if levels is None:
-            return log_mean, log_theta
-        return log_mean, torch.cat([log_theta, log_theta.mean(0, keepdim=True)])[levels]
+            return log_theta, None
+        return torch.cat([log_theta, log_theta.mean(0, keepdim=True)]), levels % (len(log_theta) + 1)
 
 
 class Autoencoder(nn.Module):
@@ -89,7 +101,7 @@ class Autoencoder(nn.Module):
         for modality, totals in zip(schema.modalities, feature_totals, strict=True):
             n_features = len(modality.features)
             body = inner[:-1] if several else inner
-            self.encoders[modality.name] = MLP([n_features, *body, top])
+            self.encoders[modality.name] = MLP([n_features, *body, top], first=CountsLinear)
             self.decoders[modality.name] = Decoder(
                 [config.latent, *reversed(inner), n_features],
                 feature_totals=totals,
@@ -100,7 +112,7 @@ class Autoencoder(nn.Module):
 
     def encode(self, counts: Sequence[SparseCounts]) -> torch.Tensor:
         """Latent (B, D) float32 of raw counts, one entry per modality."""
-        hidden = [self.encoders[name](c.dense().log1p()) for name, c in zip(self.names, counts, strict=True)]
+        hidden = [self.encoders[name](c) for name, c in zip(self.names, counts, strict=True)]
         return self.joint(torch.cat(hidden, dim=1)).float()
 
     def decode(
@@ -110,18 +122,24 @@ class Autoencoder(nn.Module):
 
         With theta per level, a cell whose level is not told (-1) has the geometric mean of the levels.
         """
-        levels = None if self.theta_attribute is None else labels[:, self.theta_attribute]
+        levels = self._levels(labels)
         return [self.decoders[name](z, log_size_factor[:, s], levels) for s, name in enumerate(self.names)]
 
     def forward(self, counts: Sequence[SparseCounts], labels: torch.Tensor) -> torch.Tensor:
         """Negative log-likelihood of each cell's raw counts, summed over features and modalities: (B,)."""
-        z = self.encode(counts)
-        log_l = torch.stack([c.totals().log() for c in counts], dim=1)
+        z, levels = self.encode(counts), self._levels(labels)
         log_prob = [
-            negative_binomial_log_prob(c, log_mean, log_theta)
-            for c, (log_mean, log_theta) in zip(counts, self.decode(z, log_l, labels), strict=True)
+            self._decoder(name).log_prob(c, z, levels) for name, c in zip(self.names, counts, strict=True)
         ]
         return -torch.stack(log_prob).sum(0)
+
+    def _decoder(self, name: str) -> Decoder:
+        decoder = self.decoders[name]
+        assert isinstance(decoder, Decoder)
+        return decoder
+
+    def _levels(self, labels: torch.Tensor) -> torch.Tensor | None:
+        return None if self.theta_attribute is None else labels[:, self.theta_attribute]
 
     def sample(
         self, z: torch.Tensor, log_size_factor: torch.Tensor, labels: torch.Tensor, generator: torch.Generator

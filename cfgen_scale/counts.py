@@ -1,6 +1,7 @@
 """Counts on the device: the non-zeros travel, the dense matrix is made where it is needed."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from scipy.sparse import csr_matrix
@@ -8,29 +9,46 @@ from scipy.sparse import csr_matrix
 
 @dataclass(frozen=True)
 class SparseCounts:
-    """Raw counts of B cells and G features as coordinates of the non-zeros.
+    """Raw counts of B cells and G features: the non-zeros, cell by cell.
 
-    cells, features (nnz,) int64; values (nnz,) float32, all > 0; shape (B, G).
+    begins (B + 1,) int64, the first non-zero of each cell; features (nnz,) int64; values (nnz,) float32, all
+    > 0; shape (B, G).
     """
 
-    cells: torch.Tensor
+    begins: torch.Tensor
     features: torch.Tensor
     values: torch.Tensor
     shape: tuple[int, int]
 
     @staticmethod
     def from_csr(counts: csr_matrix, device: torch.device | str = "cpu") -> "SparseCounts":
-        """Copy a CSR matrix ``(B, G)`` to ``device``; explicit zeros are kept out."""
+        """Copy a CSR matrix ``(B, G)`` to ``device``, in its own narrow dtypes, which are widened there;
+        explicit zeros are kept out."""
         if counts.nnz and not counts.data.all():
             counts = counts.copy()
             counts.eliminate_zeros()
-        per_cell = torch.from_numpy(counts.indptr[1:] - counts.indptr[:-1]).to(device, torch.int64)
-        cells = torch.repeat_interleave(torch.arange(counts.shape[0], device=device), per_cell)
-        features = torch.from_numpy(counts.indices.astype("int64", copy=False)).to(device)
-        values = torch.from_numpy(counts.data.astype("float32", copy=False)).to(device)
-        return SparseCounts(cells, features, values, (int(counts.shape[0]), int(counts.shape[1])))
+        begins, features, values = (
+            torch.from_numpy(part).to(device).to(dtype)
+            for part, dtype in (
+                (counts.indptr, torch.int64),
+                (counts.indices, torch.int64),
+                (counts.data, torch.float32),
+            )
+        )
+        return SparseCounts(begins, features, values, (int(counts.shape[0]), int(counts.shape[1])))
 
     @property
+    def density(self) -> float:
+        """Share of non-zeros; 0 where there is no cell."""
+        return len(self.values) / max(self.shape[0] * self.shape[1], 1)
+
+    @cached_property
+    def cells(self) -> torch.Tensor:
+        """The cell of each non-zero, (nnz,) int64."""
+        cells = torch.arange(self.shape[0], device=self.begins.device)
+        return torch.repeat_interleave(cells, self.begins.diff(), output_size=len(self.values))
+
+    @cached_property
     def flat(self) -> torch.Tensor:
         """Place of each non-zero in the row-major dense matrix, (nnz,) int64."""
         return self.cells * self.shape[1] + self.features

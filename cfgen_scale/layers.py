@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,18 +14,25 @@ class MLP(nn.Module):
 
     LayerNorm rather than the authors' BatchNorm: its result for a cell does not depend on the other cells
     of the batch, so training is the same for any number of workers and latents need no running statistics.
+
+    ``first`` and ``last`` make these layers in place of `nn.Linear`; the first says what the input is.
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        first: Callable[[int, int], nn.Module] = nn.Linear,
+        last: Callable[[int, int], nn.Module] = nn.Linear,
+    ) -> None:
         super().__init__()
+        kinds = [first, *[nn.Linear] * (len(sizes) - 3), last][: len(sizes) - 1]
         layers: list[nn.Module] = []
-        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-            layers.append(nn.Linear(n_in, n_out))
-            if i < len(sizes) - 2:
-                layers += [nn.LayerNorm(n_out), nn.ELU()]
-        self.layers = nn.Sequential(*layers)
+        for kind, (n_in, n_out) in zip(kinds, itertools.pairwise(sizes), strict=True):
+            layers += [kind(n_in, n_out), nn.LayerNorm(n_out), nn.ELU()]
+        self.layers = nn.Sequential(*layers[:-2])
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Any) -> torch.Tensor:
         return self.layers(x)
 
 

@@ -25,7 +25,7 @@ from .types import AtlasSchema, Condition, GeneratedCells, IntArray, Modality, S
 from .velocity import Velocity, VelocityConfig
 from .whitening import Whitening
 
-FORMAT = 1
+FORMAT = 2
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
 
 

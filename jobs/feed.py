@@ -69,7 +69,7 @@ def flow_cells(
     def training(cells_seen: int) -> Iterator[LatentBatch]:
         while True:
             whole = order.batch(cells_seen)
-            mine = order.batch(cells_seen, rank=rank, world=world)
+            mine = whole if world == 1 else order.batch(cells_seen, rank=rank, world=world)
             cells_seen = whole.cells_seen_after
             # The places of the whole batch lie in the order of its positions.
             yield train.batch(whole.places, mine.positions, cells_seen)

@@ -21,6 +21,7 @@ from loaders.prepared import Prepared
 from .books import Books, BooksOnDisk
 from .encode import AtlasLatents, encode_atlas
 from .feed import autoencoder_cells, flow_cells
+from .memory import reuse_memory
 from .run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def train_worker(
     ``books`` keep the metrics, in the run directory unless told otherwise; ``saved`` is told of every
     checkpoint, on every worker; ``cache`` is that of `Prepared.open`.
     """
+    reuse_memory()
     # Under torchrun the first worker makes the run directory: the others may read it when all have met.
     meet(workers)
     config = run.config()

@@ -14,6 +14,9 @@ class StageConfig:
 
     cells                   cells seen in all, over all workers; 0 skips nothing: it is refused
     batch_cells             cells of a global batch, over all workers
+    cells_at_once           a worker takes its share of a batch through the network in parts of at most so
+                            many cells, and sums their gradients: for batches that do not fit its memory.
+                            None: all at once
     learning_rate           of AdamW after the warm-up
     weight_decay            of AdamW; not applied to theta
     clip_norm               largest gradient norm
@@ -39,6 +42,7 @@ class StageConfig:
     validation_cells: int = 10_000
     patience: int = 0
     checkpoint_every_cells: int | None = None
+    cells_at_once: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("cells", "batch_cells", "learning_rate", "clip_norm", "ema_half_life_cells"):
@@ -49,7 +53,7 @@ class StageConfig:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}.")
         if self.patience and not self.validation_cells:
             raise ValueError("patience stops by validation cells: validation_cells must be positive.")
-        for name in ("validate_every_cells", "checkpoint_every_cells"):
+        for name in ("validate_every_cells", "checkpoint_every_cells", "cells_at_once"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
 

@@ -19,6 +19,7 @@ from .checkpoint import (
     save_checkpoint,
     set_weights,
 )
+from .gradients import add_gradients
 from .optimisation import AveragedWeights, learning_rate, make_optimiser, set_learning_rate
 from .resuming import circumstances, require_same_run, what_is_kept
 from .stages import Stage
@@ -127,12 +128,14 @@ class StageRun:
     def step(self, batch: Any) -> tuple[torch.Tensor, float]:
         """One update; returns the summed loss of this worker's cells and the gradient's norm."""
         set_learning_rate(self.optimiser, learning_rate(self.config, batch.cells_seen))
-        with self.accelerator.autocast():
-            losses = self.stage.losses(self.network, batch, purpose="training", seed=self.seed)
-        total = losses.sum()
-        self.require_finite(losses, batch)
-        # DDP takes the mean over workers; shares of a global batch may be unequal.
-        self.accelerator.backward(total * (self.accelerator.num_processes / batch.global_cells))
+        total = add_gradients(
+            self.stage,
+            self.network,
+            batch,
+            self.accelerator,
+            seed=self.seed,
+            require_finite=self.require_finite,
+        )
         norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_norm))
         if not math.isfinite(norm):
             raise self.not_finite("the gradient")

@@ -1,7 +1,7 @@
 """The two stages as losses per cell: what differs between training the autoencoder and the flow."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -57,6 +57,10 @@ class Stage[B: Batch](Protocol):
         """Loss of this worker's cells (B,); draws are addressed by (seed, purpose, cells seen)."""
         ...
 
+    def parts(self, batch: B) -> list[B]:
+        """This worker's cells in parts of at most ``config.cells_at_once``; one empty part if it has none."""
+        ...
+
 
 class AutoencoderStage:
     """Negative log-likelihood of raw counts (METHOD 3)."""
@@ -71,6 +75,18 @@ class AutoencoderStage:
         counts: Sequence[SparseCounts] = [SparseCounts.from_csr(c, device) for c in batch.counts]
         labels = torch.from_numpy(batch.labels).to(device)
         return network(counts, labels)
+
+    def parts(self, batch: CellBatch) -> list[CellBatch]:
+        return [
+            replace(
+                batch,
+                rows=batch.rows[some],
+                positions=batch.positions[some],
+                counts=tuple(c[some] for c in batch.counts),
+                labels=batch.labels[some],
+            )
+            for some in _slices(len(batch.rows), self.config.cells_at_once)
+        ]
 
 
 class FlowStage:
@@ -94,3 +110,13 @@ class FlowStage:
         path = linear_path(noise[mine], batch.latent[mine], times[mine].to(device))
         condition = Condition(told[mine].to(device), batch.condition.log_size_factor[mine])
         return flow_loss(network, path, condition)
+
+    def parts(self, batch: LatentBatch) -> list[LatentBatch]:
+        slices = _slices(len(batch.positions), self.config.cells_at_once)
+        return [replace(batch, positions=batch.positions[some]) for some in slices]
+
+
+def _slices(n: int, most: int | None) -> list[slice]:
+    """Slices of at most ``most`` that make up 0 .. n; one, empty, where n is 0."""
+    step = max(n if most is None else most, 1)
+    return [slice(first, min(first + step, n)) for first in range(0, max(n, 1), step)]

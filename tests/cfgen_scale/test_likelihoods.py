@@ -1,4 +1,4 @@
-"""The negative binomial against scipy, in value, gradient and draws."""
+"""The negative binomial against scipy and against its plain form, in value, gradient and draws."""
 
 import numpy as np
 import pytest
@@ -6,68 +6,126 @@ import torch
 from scipy import stats
 from scipy.sparse import csr_matrix
 
+from cfgen_scale import likelihoods
 from cfgen_scale.counts import SparseCounts
 from cfgen_scale.likelihoods import negative_binomial_log_prob, negative_binomial_sample
+
+LEVELS = torch.tensor([1, 0, 2, 2, 1, 0, 0])
+
+
+@pytest.fixture(params=["at once", "a few rows at a time"])
+def _rows_in_cache(request, monkeypatch):
+    if request.param != "at once":
+        monkeypatch.setattr(likelihoods, "ROWS_IN_CACHE", 40)
 
 
 def scipy_log_prob(x, mean, theta):
     return stats.nbinom.logpmf(x, theta, theta / (theta + mean)).sum(1)
 
 
+def plain_log_prob(x, logits, log_l, log_theta):
+    """Eq. 9 as it stands, on dense matrices (B, G)."""
+    theta, mean = log_theta.exp(), log_l.exp()[:, None] * torch.softmax(logits, 1)
+    gammas = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    total = torch.log(theta + mean)
+    return (gammas + theta * (log_theta - total) + x * (mean.log() - total)).sum(1)
+
+
+def draws(dtype=torch.float64, levels=None, n=7, g=11):
+    """Counts with zeros, ones and large ones; logits, log size factors and log theta that want a gradient."""
+    random = np.random.default_rng(0)
+    x = random.poisson(random.gamma(0.3, 5.0, (n, g)))
+    x[0, :3] = [0, 1, 900]
+    numbers = torch.Generator().manual_seed(0)
+    shapes = [(n, g), (n,), (g,) if levels is None else (3, g)]
+    wanted = [torch.randn(shape, generator=numbers, dtype=dtype) for shape in shapes]
+    wanted[1] += 4
+    return torch.from_numpy(x).to(dtype), tuple(tensor.requires_grad_() for tensor in wanted)
+
+
+def sparse(x):
+    return SparseCounts.from_csr(csr_matrix(np.asarray(x)))
+
+
 @pytest.mark.parametrize("theta", [1e-2, 0.7, 30.0, 1e5])
 @pytest.mark.parametrize("mean", [1e-4, 0.3, 8.0, 2e3])
 def test_log_prob_is_scipys(theta, mean):
-    draws = np.random.default_rng(0)
-    means = mean * draws.uniform(0.5, 2.0, (6, 30))
+    random = np.random.default_rng(0)
+    means = mean * random.uniform(0.5, 2.0, (6, 30))
     x = stats.nbinom.rvs(theta, theta / (theta + means), random_state=1)
     x[0, :3] = [0, 1, 400]
     ours = negative_binomial_log_prob(
-        SparseCounts.from_csr(csr_matrix(x)),
-        torch.tensor(means).log(),
+        sparse(x),
+        torch.tensor(means).log() + 3.0,
+        torch.tensor(means.sum(1)).log(),
         torch.full((30,), theta).log().double(),
     )
     np.testing.assert_allclose(ours.numpy(), scipy_log_prob(x, means, theta), rtol=1e-7, atol=1e-7)
 
 
-def test_theta_per_gene_and_level_is_taken_cell_by_cell():
-    x = np.random.default_rng(0).poisson(1.0, (5, 12))
-    means = np.random.default_rng(1).uniform(0.1, 3, (5, 12))
-    theta = np.random.default_rng(2).uniform(0.5, 9, (5, 12))
-    ours = negative_binomial_log_prob(
-        SparseCounts.from_csr(csr_matrix(x)), torch.tensor(means).log(), torch.tensor(theta).log()
+@pytest.mark.usefixtures("_rows_in_cache")
+@pytest.mark.parametrize("levels", [None, LEVELS], ids=["theta per gene", "theta per gene and level"])
+def test_value_and_gradient_are_those_of_the_plain_form(levels):
+    x, (logits, log_l, log_theta) = draws(levels=levels)
+    weight = torch.arange(1.0, 8.0, dtype=torch.float64)
+    of_cells = log_theta.expand(7, 11) if levels is None else log_theta[levels]
+    plain = plain_log_prob(x, logits, log_l, of_cells)
+    ours = negative_binomial_log_prob(sparse(x), logits, log_l, log_theta, levels)
+    torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9)
+    wanted = (logits, log_l, log_theta)
+    for ours_of, plain_of in zip(
+        torch.autograd.grad(ours @ weight, wanted), torch.autograd.grad(plain @ weight, wanted), strict=True
+    ):
+        torch.testing.assert_close(ours_of, plain_of, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("_rows_in_cache")
+@pytest.mark.parametrize("levels", [None, LEVELS], ids=["theta per gene", "theta per gene and level"])
+def test_gradient_is_the_slope(levels):
+    x, wanted = draws(levels=levels)
+    counts = sparse(x)
+    assert torch.autograd.gradcheck(
+        lambda logits, log_l, log_theta: negative_binomial_log_prob(counts, logits, log_l, log_theta, levels),
+        wanted,
     )
-    np.testing.assert_allclose(ours.numpy(), scipy_log_prob(x, means, theta), rtol=1e-7)
 
 
-def test_gradient_is_that_of_the_dense_formula():
-    x = np.random.default_rng(0).poisson(2.0, (4, 9))
-    log_mean = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
-    log_theta = torch.randn(9, dtype=torch.float64, requires_grad=True)
-    sparse = SparseCounts.from_csr(csr_matrix(x))
+def test_float32_keeps_five_digits():
+    x, wanted = draws(torch.float32, n=40, g=2000)
+    ours = negative_binomial_log_prob(sparse(x), *wanted)
+    double = tuple(tensor.detach().double().requires_grad_() for tensor in wanted)
+    exact = plain_log_prob(x.double(), *double)
+    torch.testing.assert_close(ours.double(), exact, rtol=5e-6, atol=0)
+    gradients = torch.autograd.grad(ours.sum(), wanted), torch.autograd.grad(exact.sum(), double)
+    for ours_of, exact_of in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours_of.double(), exact_of, rtol=1e-4, atol=1e-4)
 
-    def ours(mean, theta):
-        return negative_binomial_log_prob(sparse, mean, theta)
 
-    assert torch.autograd.gradcheck(ours, (log_mean, log_theta))
-
-
-def test_extreme_libraries_are_finite_in_float32():
-    x = csr_matrix(np.array([[1, 0, 0], [10**6, 0, 5]]))
-    log_mean = torch.tensor([[-20.0, -5.0, 0.0], [13.8, -30.0, 2.0]], requires_grad=True)
-    log_theta = torch.tensor([-7.0, 0.0, 12.0], requires_grad=True)
-    log_prob = negative_binomial_log_prob(SparseCounts.from_csr(x), log_mean, log_theta)
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16 autocast"])
+@pytest.mark.parametrize("n_levels", [None, 2])
+def test_extreme_libraries_are_finite(autocast, n_levels):
+    """A cell of 1 count and one of a million, logits far apart, theta at both ends of its range."""
+    x = sparse([[1, 0, 0, 0], [10**6, 0, 5, 1]])
+    log_theta = torch.tensor([-7.0, 0.0, 12.0, -7.0])
+    levels = None
+    if n_levels:
+        log_theta, levels = torch.stack([log_theta, -log_theta.clamp(max=7)]), torch.tensor([0, 1])
+    logits = torch.tensor([[-200.0, -5.0, 0.0, 90.0], [13.8, -300.0, 2.0, -80.0]], requires_grad=True)
+    log_theta.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        scaled = logits.bfloat16() if autocast else logits
+        log_prob = negative_binomial_log_prob(x, scaled, x.totals().log(), log_theta, levels)
     log_prob.sum().backward()
-    for tensor in (log_prob, log_mean.grad, log_theta.grad):
+    for tensor in (log_prob, logits.grad, log_theta.grad):
         assert torch.isfinite(tensor).all()
 
 
 def test_stays_in_float32_under_autocast():
-    x = SparseCounts.from_csr(csr_matrix(np.random.default_rng(0).poisson(0.2, (8, 500))))
-    log_mean = torch.randn(8, 500)
-    log_theta = torch.randn(500)
-    plain = negative_binomial_log_prob(x, log_mean, log_theta)
+    x, (logits, log_l, log_theta) = draws(torch.float32, n=8, g=500)
+    counts, logits = sparse(x), logits.detach().bfloat16()
+    plain = negative_binomial_log_prob(counts, logits.float(), log_l, log_theta)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = negative_binomial_log_prob(x, log_mean, log_theta)
+        mixed = negative_binomial_log_prob(counts, logits, log_l, log_theta)
     assert mixed.dtype == torch.float32
     torch.testing.assert_close(mixed, plain)
 
