@@ -5,8 +5,9 @@ documentation offers, those named here are tried and the fastest is kept.
 """
 
 import shutil
+import sys
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -202,8 +203,11 @@ def loaders(codecs: tuple[str, ...]) -> dict[str, Loader]:
         Loader(CSR_PEER, ANNBATCH, "CSR", "", annbatch_batches, annbatch_rows, chunks, _preloaded),
         Loader(DENSE_PEER, ANNBATCH, "dense", "", annbatch_to_dense, annbatch_rows, chunks, _preloaded),
         Loader(SOMA_PEER, SOMA, "CSR", "", soma_ml_batches, same_rows, reads, lambda s: s["io_batch_size"]),
-        _ours("SOMA in place", SOMA_IN_PLACE, SOMA_PEER),
-        _ours("SOMA in place, into a new cache", SOMA_IN_PLACE, SOMA_PEER, caching=True),
+        replace(_ours("SOMA in place", SOMA_IN_PLACE, SOMA_PEER), window=_whole_epoch),
+        replace(
+            _ours("SOMA in place, into a new cache", SOMA_IN_PLACE, SOMA_PEER, caching=True),
+            window=_whole_epoch,
+        ),
         _ours("SOMA from its cache", SOMA_CACHE, SOMA_PEER),
         _ours("AnnData-Zarr in place", IN_PLACE),
         _ours("annbatch's store in place", ANNBATCH_IN_PLACE),
@@ -224,6 +228,11 @@ def _ours(what: str, store: str, rival: str = CSR_PEER, **how: bool) -> Loader:
 
 def _with(batches: Callable[..., Batches], **how: bool) -> Callable[[Epoch, Settings], Batches]:
     return lambda epoch, settings: batches(epoch, settings, **how)
+
+
+def _whole_epoch(settings: Settings) -> int:
+    """The first batch takes from 64 slabs: what follows comes of what was read for it."""
+    return sys.maxsize
 
 
 def _preloaded(settings: Settings) -> int:
