@@ -54,6 +54,15 @@ def write_directory(path: Path) -> Iterator[Path]:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def flush(path: Path) -> None:
+    """Have the system write a file, or the names in a directory, to the disk (fsync)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def file_digest(*paths: Path) -> str:
     """sha256 over the contents of the files in order, as hex."""
     digest = hashlib.sha256()

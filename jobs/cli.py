@@ -9,6 +9,7 @@ from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpForm
 from collections.abc import Callable, Sequence
 
 from . import commands
+from .training_options import plan_options, train_options
 
 OUR_PACKAGES = ("cfgen_scale", "loaders", "jobs")
 
@@ -51,11 +52,13 @@ def parse(arguments: Sequence[str] | None = None) -> Namespace:
     )
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     add = parser.add_subparsers(required=True, metavar="COMMAND").add_parser
-    for describe in (_prepare, _train, _generate, _evaluate, _models, _status, _demo):
+    for describe in (_prepare, _plan, _train, _generate, _evaluate, _models, _status, _demo):
         describe(add)
     options, rest = parser.parse_known_args(arguments)
     # argparse gives no value to a positional that follows options: `train all --run R flow.cells=1000`.
-    if options.act is commands.train and all("=" in r and not r.startswith("-") for r in rest):
+    if options.act in (commands.train, commands.plan) and all(
+        "=" in r and not r.startswith("-") for r in rest
+    ):
         options.overrides += rest
     elif rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -90,7 +93,12 @@ def _prepare(add: Add) -> None:
         "prepare atlas.h5ad --out prepared --label cell_type --label donor --split-by donor",
     )
     option = parser.add_argument
-    option("sources", nargs="+", metavar="SOURCE", help=".h5ad, AnnData-Zarr or SOMA with raw counts")
+    option(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="raw counts: .h5ad, AnnData-Zarr, SOMA, 10x .h5 or folder of matrix.mtx; or a folder of those",
+    )
     option("--out", required=True, metavar="PREPARED", help="directory to write")
     held_out = parser.add_mutually_exclusive_group()
     held_out.add_argument("--test", metavar="FILE", help="file of the test cells")
@@ -98,11 +106,14 @@ def _prepare(add: Add) -> None:
     option(
         "--label", action="append", default=[], metavar="NAME", help="obs column to condition on; repeatable"
     )
+    option(
+        "--obs", metavar="TABLE", help=".csv, .tsv or .parquet of obs columns; first column: names of cells"
+    )
     option("--layer", help="layer that holds the counts (default: X, or the only layer of SOMA)")
+    option("--feature-column", metavar="NAME", help="var column of gene names (the index; 10x: name, or id)")
     soma = parser.add_argument_group("SOMA experiments")
     soma.add_argument("--measurement", metavar="NAME", help="what was measured (RNA)")
     soma.add_argument("--obs-filter", metavar="CONDITION", help="cells to take, such as 'tissue == \"lung\"'")
-    soma.add_argument("--feature-column", metavar="NAME", help="var column of gene names (the index)")
     option("--split-by", metavar="NAME", help="obs column whose levels stay whole, such as donor")
     option(
         "--min-cells-per-gene", type=int, default=20, metavar="N", help="drop rarer genes (20); 0: keep all"
@@ -110,7 +121,11 @@ def _prepare(add: Add) -> None:
     option("--validation-fraction", type=float, default=0.1, metavar="F", help="of the cells (0.1)")
     option("--test-fraction", type=float, default=0.1, metavar="F", help="of the cells (0.1)")
     option("--seed", type=int, default=0, help="of the split and of a repack (0)")
-    option("--repack", action="store_true", help="copy AnnData-Zarr and SOMA too, shuffled, for speed")
+    option(
+        "--repack",
+        action="store_true",
+        help="copy AnnData-Zarr and SOMA too; shuffled, for speed",
+    )
     option(
         "--codec",
         choices=("none", "zstd"),
@@ -127,21 +142,7 @@ def _train(add: Add) -> None:
         "train the autoencoder, the flow, or both; the same command again resumes",
         "train all --data prepared --run runs/first --workers 2 flow.cells=1000000",
     )
-    option = parser.add_argument
-    option("stages", choices=("autoencoder", "flow", "all"))
-    option(
-        "overrides", nargs="*", metavar="key=value", help="configuration, such as autoencoder.cells=500000"
-    )
-    option("--data", required=True, metavar="PREPARED", help="directory made by prepare")
-    option("--run", required=True, help="directory of the run")
-    option("--config", metavar="FILE", help="YAML file of configuration")
-    option(
-        "--workers", type=int, default=1, metavar="N", help="Ray Train workers (1); 0: this process, no Ray"
-    )
-    option("--mlflow-uri", metavar="URI", help="MLflow store (default: mlflow.db beside the run)")
-    option("--experiment", default="cfgen-scale", metavar="NAME", help="MLflow experiment (cfgen-scale)")
-    option("--register-as", metavar="NAME", help="name for the model in the registry")
-    option("--alias", default="champion", help="alias that the registered model gets (champion)")
+    train_options(parser)
 
 
 def _generate(add: Add) -> None:
@@ -215,6 +216,17 @@ def _models(add: Add) -> None:
     promote.add_argument("--alias", default="champion", help="(champion)")
     for action in (listing, show, promote):
         action.add_argument("--mlflow-uri", metavar="URI", help="MLflow store (default: mlflow.db nearby)")
+
+
+def _plan(add: Add) -> None:
+    parser = _subcommand(
+        add,
+        "plan",
+        commands.plan,
+        "hours, bytes and the bottleneck of an atlas on so many GPUs, before they are spent",
+        "plan --cells 100e6 --genes 20000 --gpus 64 --gpu a100-80",
+    )
+    plan_options(parser)
 
 
 def _status(add: Add) -> None:

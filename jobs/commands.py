@@ -15,6 +15,7 @@ def prepare(options: Namespace) -> None:
         test=options.test,
         split_column=options.split_column,
         labels=options.label,
+        obs=options.obs,
         layer=options.layer,
         split_by=options.split_by,
         min_cells_per_gene=options.min_cells_per_gene,
@@ -47,6 +48,9 @@ def train(options: Namespace) -> None:
         config_file=options.config,
         overrides=options.overrides,
         workers=options.workers,
+        storage=options.storage,
+        cache=options.cache,
+        restarts=options.restarts,
         mlflow_uri=options.mlflow_uri,
         experiment=options.experiment,
         register_as=options.register_as,
@@ -57,6 +61,31 @@ def train(options: Namespace) -> None:
     rank, _ = launched_as()
     if rank == 0:
         print("\n".join(status_of(run)))
+
+
+def plan(options: Namespace) -> None:
+    """What an atlas costs on so many GPUs; or this machine measured, beside what the cost model says."""
+    if options.measure:
+        from .measure_training import measure
+
+        for line in measure(options.genes):
+            print(line, flush=True)
+        return
+    from .forecast import forecast, planned_work
+
+    work, device, host = planned_work(
+        options.config,
+        options.overrides,
+        cells=options.cells,
+        genes=options.genes,
+        nonzeros=options.nonzeros,
+        gpu=options.gpu,
+        gpus=options.gpus,
+        epochs=options.epochs,
+        batch_cells=options.batch_cells,
+        guided=options.guided,
+    )
+    print("\n".join(forecast(work, device, host, options.gpus)))
 
 
 def generate(options: Namespace) -> None:

@@ -37,14 +37,33 @@ def encode_atlas(
     autoencoder: Autoencoder, prepared: Prepared, run: RunDirectory, accelerator: "Accelerator"
 ) -> AtlasLatents:
     """Latents of this run's trained autoencoder: read from ``RUN/latents`` where they are complete, else
-    encoded by all workers and kept there. The key is the digest of autoencoder and data."""
+    encoded by all workers and kept there. The key is the digest of autoencoder and data. Workers that share
+    no run directory exchange what each has encoded."""
     described = f"{run.digest_of_autoencoder}:{prepared.digest}"
     key = hashlib.sha256(described.encode()).hexdigest()
-    training, validation = (
-        _latents_of(autoencoder, prepared, split, run.latents / f"{split}.zarr", key, accelerator)
-        for split in ("train", "validation")
-    )
+    if run.shared:
+        training, validation = (
+            _latents_of(autoencoder, prepared, split, run.latents / f"{split}.zarr", key, accelerator)
+            for split in ("train", "validation")
+        )
+    else:
+        training, validation = (
+            _exchanged(autoencoder, prepared, split, accelerator) for split in ("train", "validation")
+        )
     return AtlasLatents(training, validation, key)
+
+
+def _exchanged(
+    autoencoder: Autoencoder, prepared: Prepared, split: str, accelerator: "Accelerator"
+) -> torch.Tensor:
+    """Latents (n, D) of a split on the CPU of every worker, each having encoded its share of the chunks."""
+    latents = torch.zeros(len(prepared.rows(split)), autoencoder.config.latent, device=accelerator.device)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    for batch in in_order(prepared, split, CHUNK_CELLS, rank=rank, world=world):
+        first = batch.cells_seen - len(batch.rows)
+        latents[first : batch.cells_seen] = encode_counts(autoencoder, batch.counts, accelerator.device)
+    # All but one of the terms of each sum are zero.
+    return accelerator.reduce(latents, "sum").cpu()
 
 
 def _latents_of(

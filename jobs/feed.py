@@ -9,7 +9,7 @@ import torch
 
 from cfgen_scale.model import CFGen
 from cfgen_scale.training.config import TrainConfig
-from cfgen_scale.training.loop import Cells
+from cfgen_scale.training.stage_run import Cells
 from cfgen_scale.training.stages import LatentBatch
 from cfgen_scale.types import CellBatch, Condition, IntArray
 from loaders.order import Order
@@ -63,7 +63,8 @@ def flow_cells(
     rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     train = _resident(prepared, "train", model.whitening.whiten(latents.training.to(device)))
     held_out = _resident(prepared, "validation", model.whitening.whiten(latents.validation.to(device)))
-    order = Order(len(train), config.flow.batch_cells, config.seed, config.granularity)
+    # Latents lie in memory, where random rows cost nothing.
+    order = Order(len(train), config.flow.batch_cells, config.seed)
 
     def training(cells_seen: int) -> Iterator[LatentBatch]:
         while True:

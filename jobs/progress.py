@@ -121,9 +121,13 @@ class ProgressBar:
         self._bar: tqdm[Any] | None = None
         self._stage = ""
         self._tenth = -1
+        self._told: set[str] = set()
 
     def show(self, rows: Sequence[Row]) -> None:
-        """Show the latest of these rows of each stage; a :data:`Listener`."""
+        """Show the latest of these rows of each stage, and each note once; a :data:`Listener`."""
+        for note in (line for line in map(note_line, rows) if line and line not in self._told):
+            self._told.add(note)
+            tqdm.write(note, file=self._stream)
         for row in latest_by_stage(rows).values():
             if row["stage"] != self._stage:
                 self._begin(row["stage"])
@@ -158,9 +162,9 @@ class ProgressBar:
 
 
 def latest_by_stage(rows: Sequence[Row]) -> dict[str, Row]:
-    """For each stage, in order of appearance, the latest value of every field of its rows."""
+    """For each stage, in order of appearance, the latest value of every field of its rows but notes."""
     latest: dict[str, Row] = {}
-    for row in rows:
+    for row in (row for row in rows if "note" not in row):
         latest[row["stage"]] = {**latest.get(row["stage"], {}), **row}
     return latest
 
@@ -169,6 +173,11 @@ def progress_line(row: Row) -> str:
     """One readable line: stage, share done, cells, rate, time left, losses."""
     done, total = min(row["cells_seen"], row["cells_total"]), row["cells_total"]
     return f"{row['stage']}: {done / total:4.0%} of {total:,} cells, {rate_and_loss(row)}"
+
+
+def note_line(row: Row) -> str | None:
+    """``flow after 1,200 cells: resumed with 2 -> 1 workers: ...``, of a row with a note."""
+    return f"{row['stage']} after {row['cells_seen']:,} cells: {row['note']}." if "note" in row else None
 
 
 def rate_and_loss(row: Row) -> str:

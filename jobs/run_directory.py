@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from cfgen_scale.files import file_digest, read_json, write_json
 
@@ -25,9 +26,13 @@ class RunError(ValueError):
 @dataclass(frozen=True)
 class RunDirectory:
     """RUN/: run.json, metrics.jsonl, <stage>/checkpoints/, <stage>/result.safetensors, latents/,
-    model/."""
+    model/.
+
+    shared  all workers see this directory; else each has one of its own
+    """
 
     path: Path
+    shared: bool = True
 
     @property
     def metrics(self) -> Path:
@@ -54,6 +59,11 @@ class RunDirectory:
     def trained(self, stages: Sequence[str]) -> bool:
         """Whether these stages left what they are for: their weights and, with the flow, the model."""
         return all(map(self.finished, stages)) and ("flow" not in stages or self.model.exists())
+
+    @property
+    def lock(self) -> Path:
+        """Held by the trainer of the run; its content is a name of that one trainer."""
+        return self.path / ".lock"
 
     def document(self) -> dict[str, Any]:
         return read_json(self.path / "run.json")
@@ -107,40 +117,25 @@ def open_run(path: Path, *, config: Mapping[str, Any], data: Path, data_digest: 
 def sole_trainer(run: RunDirectory) -> Iterator[None]:
     """Hold the run for this process; a second trainer of the same run is refused with RunError.
 
-    What a trainer that was killed left under temporary names is removed.
+    A name for this trainer is written into the lock: workers that outlive their driver, which held it, see by
+    that name that the run is another's. What a trainer that was killed left under temporary names is removed.
     """
     import fcntl
 
-    with open(run.path / ".lock", "w") as lock:
+    # Not to be emptied by one that does not get it.
+    with open(run.lock, "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RunError(
                 f"{run.path} is being trained by another process. Wait for it, or stop it."
             ) from None
+        lock.truncate(0)
+        lock.write(uuid4().hex)
+        lock.flush()
         for left in (*run.path.glob(".*.aside"), *run.path.glob("*/checkpoints/.*.aside")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-        yield
-
-
-def append_metrics(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one line to metrics.jsonl."""
-    with open(path, "a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def truncate_metrics(path: Path, stage: str, cells_seen: int) -> None:
-    """Drop the rows of ``stage`` behind ``cells_seen``, which a resumed run will write again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line under way when a run was killed
-        if row["stage"] != stage or row["cells_seen"] <= cells_seen:
-            kept.append(line + "\n")
-    aside = path.with_suffix(".aside")
-    aside.write_text("".join(kept))
-    aside.replace(path)
+            yield
+        finally:
+            lock.truncate(0)

@@ -36,7 +36,7 @@ def _progress(row: Row | None, *, finished: bool) -> str:
 
 
 def _state(run: RunDirectory, *, begun: set[str]) -> str:
-    if _held(run.path / ".lock"):
+    if _held(run.lock):
         return "in training now"
     if run.model.is_dir():
         return "complete"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .config import ConfigError, load_config
 from .run_directory import RunDirectory, open_run, sole_trainer
+from .workers import Workers
 
 if TYPE_CHECKING:
     from cfgen_scale.training.config import TrainConfig
@@ -24,7 +25,10 @@ def train(
     run: Path | str,
     config_file: Path | str | None = None,
     overrides: Sequence[str] = (),
-    workers: int = 1,
+    workers: Workers | int | str = 1,
+    storage: str | None = None,
+    cache: Path | str | None = None,
+    restarts: int = 3,
     mlflow_uri: str | None = None,
     experiment: str = "cfgen-scale",
     register_as: str | None = None,
@@ -32,9 +36,14 @@ def train(
 ) -> Path:
     """Train on a prepared atlas; the same call again resumes. Returns the run directory.
 
-    workers       Ray Train workers; 0 trains in this process without Ray. Under torchrun or accelerate
-                  launch that is each of their processes: ``torchrun --nproc-per-node 8 -m -- jobs.cli train
-                  ... --workers 0`` (without the ``--`` torchrun takes our --run for its own)
+    workers       Ray Train workers, or a range such as "1:4": as many as the cluster has room for, now
+                  and later. 0 trains in this process without Ray. Under torchrun or accelerate launch that is
+                  each of their processes: ``torchrun --nproc-per-node 8 -m -- jobs.cli train ...
+                  --workers 0`` (without the ``--`` torchrun takes our --run for its own)
+    storage       directory or URI (s3://bucket/runs) for Ray's checkpoints; with it the workers need not see
+                  the run directory
+    cache         directory of each machine's own disk, for the cells of slow stores: see `Prepared.open`
+    restarts      how often Ray may begin again where a worker was lost; -1: always
     register_as   name in the MLflow registry for the model, which gets ``alias``
 
     Raises ConfigError, RunError and what Prepared.open raises before work starts.
@@ -45,24 +54,29 @@ def train(
     prepared = Prepared.open(data)
     config = load_config(config_file, overrides)
     rank, launched = launched_as()
-    require_one_launcher(workers, launched)
-    check(config, prepared, workers or launched)
+    workers = Workers.of(workers)
+    require_one_launcher(workers.most, launched)
+    storage = checked_storage(storage, workers)
+    if restarts < -1:
+        raise ConfigError(f"restarts must be 0 or more, or -1 for always, not {restarts}.")
+    check(config, prepared, workers.most or launched)
     _require_order(stages, RunDirectory(run), register_as)
     names = ("autoencoder", "flow") if stages == "all" else (stages,)
     if rank:
         # The first process keeps the books; this one waits for it where training begins.
-        _train_here(RunDirectory(run), names, launched)
+        _train_here(RunDirectory(run), names, launched, cache)
         return run
     directory = open_run(run, config=asdict(config), data=data, data_digest=prepared.digest)
     with sole_trainer(directory), _watched(directory, prepared, mlflow_uri, experiment) as tracker:
         if directory.trained(names):
             print(f"{run} is already trained.")
-        elif workers:
+        elif workers.most:
             from .ray_training import fit_in_ray
 
-            fit_in_ray(directory, names, workers)
+            in_cache = None if cache is None else str(Path(cache).absolute())
+            fit_in_ray(directory, names, workers, storage=storage, cache=in_cache, restarts=restarts)
         else:
-            _train_here(directory, names, launched)
+            _train_here(directory, names, launched, cache)
     for path in (directory.path / "run.json", directory.metrics, directory.model / "config.json"):
         if path.exists():
             tracker.log_artifact(path, "run")
@@ -78,13 +92,28 @@ def launched_as() -> tuple[int, int]:
 
 def require_one_launcher(workers: int, launched: int) -> None:
     """Raise ConfigError unless the workers are those of Ray or those of torchrun, not both."""
-    if workers < 0:
-        raise ConfigError(f"workers must be 0 (this process, no Ray) or more, not {workers}.")
     if workers and launched > 1:
         raise ConfigError(
             f"{launched} processes were launched and each was told to start {workers} Ray workers. "
             "Give --workers 0 under torchrun or accelerate launch, or run the command by itself."
         )
+
+
+def checked_storage(storage: str | None, workers: Workers) -> str | None:
+    """``storage`` as Ray takes it: a URI, or an absolute path. Raises ConfigError where it cannot be."""
+    if storage is None:
+        return None
+    if not workers.most:
+        raise ConfigError("--storage is where Ray keeps checkpoints: give --workers 1 or more with it.")
+    import pyarrow
+    from pyarrow.fs import FileSystem
+
+    storage = storage if "://" in storage else str(Path(storage).resolve())
+    try:
+        FileSystem.from_uri(storage)
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise ConfigError(f"--storage {storage} is no directory or URI that can be opened: {error}") from None
+    return storage
 
 
 def _require_order(stages: Stages, directory: RunDirectory, register_as: str | None) -> None:
@@ -99,16 +128,17 @@ def _require_order(stages: Stages, directory: RunDirectory, register_as: str | N
         )
 
 
-def _train_here(directory: RunDirectory, names: Sequence[str], world: int) -> None:
+def _train_here(directory: RunDirectory, names: Sequence[str], world: int, cache: Path | str | None) -> None:
     if directory.trained(names):
         return
     from .worker import train_worker
 
-    train_worker(directory.path, names, workers=world)
+    train_worker(directory, names, workers=world, cache=cache)
 
 
 def check(config: "TrainConfig", prepared: "Prepared", world: int) -> None:
     """Refuse, before anything starts, a configuration that cannot run here with ``world`` workers."""
+    from loaders.granularity import order_of
     from loaders.order import Order
 
     schema = prepared.schema
@@ -121,9 +151,16 @@ def check(config: "TrainConfig", prepared: "Prepared", world: int) -> None:
             raise ConfigError(
                 f"{key}={name!r} is no label of the prepared atlas. Its labels: {', '.join(known)}."
             )
-    n_train, n_validation = len(prepared.rows("train")), len(prepared.rows("validation"))
-    for section, stage in (("autoencoder", config.autoencoder), ("flow", config.flow)):
-        lanes = Order(n_train, stage.batch_cells, config.seed).n_lanes
+    train, n_validation = prepared.rows("train"), len(prepared.rows("validation"))
+    of_cells = order_of(
+        prepared, train, config.autoencoder.batch_cells, config.seed, granularity=config.granularity
+    )
+    of_latents = Order(len(train), config.flow.batch_cells, config.seed)
+    for section, stage, order in (
+        ("autoencoder", config.autoencoder, of_cells),
+        ("flow", config.flow, of_latents),
+    ):
+        lanes = order.n_lanes
         if world > lanes:
             raise ConfigError(
                 f"{section}.batch_cells={stage.batch_cells} can be shared by at most {lanes} workers, not "

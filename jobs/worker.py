@@ -1,32 +1,34 @@
 """What every training worker does, in Ray, under torchrun, or alone: the stages in turn."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cfgen_scale.files import flush
 from cfgen_scale.labels import LabelFrequencies
 from cfgen_scale.model import CFGen
 from cfgen_scale.size_factors import SizeFactors
 from cfgen_scale.training.checkpoint import checkpoints, set_weights
 from cfgen_scale.training.config import Precision, TrainConfig
-from cfgen_scale.training.loop import initialised, run_stage
+from cfgen_scale.training.loop import Saved, initialised, run_stage
 from cfgen_scale.training.stages import AutoencoderStage, FlowStage, Stage
 from loaders.prepared import Prepared
 
+from .books import Books, BooksOnDisk
 from .encode import AtlasLatents, encode_atlas
 from .feed import autoencoder_cells, flow_cells
 from .memory import reuse_memory
-from .run_directory import RunDirectory, append_metrics, truncate_metrics
+from .run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 STAGES = ("autoencoder", "flow")
-Announce = Callable[[Mapping[str, Any]], None]
+PACKAGES = ("cfgen-scale", "torch", "torchdyn", "accelerate")
 
 
 def meet(expected_workers: int) -> None:
@@ -68,9 +70,7 @@ def new_model(config: TrainConfig, prepared: Prepared) -> CFGen:
             provenance={
                 "data": {"digest": prepared.digest, "cells": prepared.n_cells},
                 "seed": config.seed,
-                "versions": {
-                    name: version(name) for name in ("cfgen-scale", "torch", "torchdyn", "accelerate")
-                },
+                "versions": versions(),
             },
         ),
         config.seed,
@@ -79,33 +79,55 @@ def new_model(config: TrainConfig, prepared: Prepared) -> CFGen:
     return model
 
 
+def versions() -> dict[str, str]:
+    """The versions of the packages that training is made of."""
+    return {name: version(name) for name in PACKAGES}
+
+
 def train_worker(
-    run_path: Path, stages: Sequence[str], *, workers: int, announce: Announce | None = None
+    run: RunDirectory,
+    stages: Sequence[str],
+    *,
+    workers: int,
+    cache: Path | str | None = None,
+    books: Books | None = None,
+    saved: Saved | None = None,
 ) -> None:
     """Train the stages that are not finished, then write the model. Run by every worker in step.
 
-    ``announce`` is told of every checkpoint, on every worker (Ray Train's report).
+    ``books`` keep the metrics, in the run directory unless told otherwise; ``saved`` is told of every
+    checkpoint, on every worker; ``cache`` is that of `Prepared.open`.
     """
     reuse_memory()
     # Under torchrun the first worker makes the run directory: the others may read it when all have met.
     meet(workers)
-    run = RunDirectory(run_path)
     config = run.config()
     torch.set_num_threads(
         config.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     )
     accelerator = make_accelerator(config.precision)
-    prepared = Prepared.open(run.document()["data"])
+    prepared = Prepared.open(run.document()["data"], cache=cache)
     model = new_model(config, prepared).to(accelerator.device)
-    trainer = _Trainer(run, config, prepared, accelerator, announce)
+    trainer = _Trainer(run, config, prepared, accelerator, books or BooksOnDisk(run.metrics), saved)
     trainer.autoencoder(model, train="autoencoder" in stages)
     if "flow" in stages:
         trainer.flow(model)
-        if accelerator.is_main_process:
+        if trainer.writes:
             model.provenance["config"] = run.document()["config"]
             model.save(run.model)
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file aside, flush it to the disk, and rename it."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(exist_ok=True)
+    aside = path.with_suffix(".aside")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
+    flush(aside)
+    aside.replace(path)
 
 
 class _Trainer:
@@ -117,10 +139,16 @@ class _Trainer:
         config: TrainConfig,
         prepared: Prepared,
         accelerator: "Accelerator",
-        announce: Announce | None,
+        books: Books,
+        saved: Saved | None,
     ) -> None:
         self.run, self.config, self.prepared = run, config, prepared
-        self.accelerator, self.announce = accelerator, announce
+        self.accelerator, self.books, self.saved = accelerator, books, saved
+
+    @property
+    def writes(self) -> bool:
+        """Whether this worker writes results: the first one of those that share the run directory."""
+        return self.accelerator.is_main_process or not self.run.shared
 
     def autoencoder(self, model: CFGen, *, train: bool) -> None:
         """Train the autoencoder, or load the one that this run has trained."""
@@ -143,39 +171,36 @@ class _Trainer:
     def _whiten(self, model: CFGen, latents: AtlasLatents) -> None:
         """Fit the whitening on one worker, once: the signs of its axes depend on the machine's LAPACK, and
         every worker, now and on resume, must see the same latents."""
-        from safetensors.torch import load_file, save_file
+        from accelerate.utils import broadcast
+        from safetensors.torch import load_file
 
-        kept = self.run.latents / f"whitening-{latents.key[:16]}.safetensors"
-        if self.accelerator.is_main_process and not kept.exists():
-            model.whitening.fit(latents.training)
-            aside = kept.with_suffix(".aside")
-            save_file(model.whitening.state_dict(), aside)
-            aside.replace(kept)
-        self.accelerator.wait_for_everyone()
-        model.whitening.load_state_dict(load_file(kept))
+        if self.accelerator.is_main_process:
+            kept = self.run.latents / f"whitening-{latents.key[:16]}.safetensors"
+            if kept.exists():
+                model.whitening.load_state_dict(load_file(kept))
+            else:
+                model.whitening.fit(latents.training)
+                save_tensors(model.whitening.state_dict(), kept)
+        model.whitening.load_state_dict(broadcast(dict(model.whitening.state_dict())))
 
     def _fit(self, stage: Stage[Any], cells: Any) -> None:
-        from safetensors.torch import save_file
-
         directory = self.run.checkpoints(stage.name)
         if self.accelerator.is_main_process:
             begun = checkpoints(directory)
-            truncate_metrics(self.run.metrics, stage.name, int(begun[-1].name) if begun else 0)
-        self.accelerator.wait_for_everyone()
+            self.books.begin(stage.name, int(begun[-1].name) if begun else 0)
         weights = run_stage(
             stage,
             cells,
             self.accelerator,
             directory=directory,
             seed=self.config.seed,
-            report=lambda row: append_metrics(self.run.metrics, row),
-            saved=self.announce,
+            report=self.books.add,
+            saved=self.saved,
+            data={"data": self.prepared.digest, "schema": self.prepared.schema.digest()},
+            versions=versions(),
         )
-        if self.accelerator.is_main_process:
-            result = self.run.result(stage.name)
-            aside = result.with_suffix(".aside")
-            save_file({n: w.contiguous() for n, w in weights.items()}, aside)
-            aside.replace(result)
+        if self.writes:
+            save_tensors(weights, self.run.result(stage.name))
         self.accelerator.wait_for_everyone()
 
     def _load(self, network: torch.nn.Module, stage: str) -> None:

@@ -14,24 +14,36 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
-from loaders.blocks import CACHE_BYTES, BlockArray, BlockCache
-from loaders.gather import ascend_in_rows
-from loaders.layout import index_dtype
-from loaders.mapped import MappedArray, can_be_mapped
-from loaders.runs import Runs
+from loaders.blocks import CACHE_BYTES, UNCHUNKED_BLOCK, BlockArray, BlockCache
+from loaders.csr_arrays import CsrArrays, CsrCaches
+from loaders.hdf5 import open_hdf5
+from loaders.identity import digest_of_cells, digest_of_names
 from loaders.store import RNA, CellStore, categorical, pick_layer, require_column
 
 
-def open_h5ad(path: str, *, layer: str | None = None) -> CellStore:
-    """Reader of a .h5ad file. Raises ValueError if it is none."""
-    try:
-        group = h5py.File(path, mode="r")
-    except OSError as error:
-        raise ValueError(f"{path} is not an HDF5 file that can be opened: {error}.") from error
-    return AnnDataStore(group, uri=str(Path(path).absolute()), kind="h5ad", layer=layer)
+def open_h5ad(
+    path: str,
+    *,
+    layer: str | None = None,
+    feature_column: str | None = None,
+    caches: CsrCaches | None = None,
+) -> CellStore:
+    """Reader of a .h5ad file. Raises PermissionError, or ValueError if it is none."""
+    uri = str(Path(path).absolute())
+    group = open_hdf5(path)
+    return AnnDataStore(
+        group, uri=uri, kind="h5ad", layer=layer, feature_column=feature_column, caches=caches
+    )
 
 
-def open_zarr(path: str, *, layer: str | None = None, is_canonical: bool = False) -> "AnnDataStore":
+def open_zarr(
+    path: str,
+    *,
+    layer: str | None = None,
+    feature_column: str | None = None,
+    is_canonical: bool = False,
+    caches: CsrCaches | None = None,
+) -> "AnnDataStore":
     """Reader of an AnnData-Zarr v2 or v3 at a path or URL. Raises ValueError if it is none."""
     uri = path if "://" in path else str(Path(path).absolute())
     with _quick_decoding():
@@ -39,7 +51,15 @@ def open_zarr(path: str, *, layer: str | None = None, is_canonical: bool = False
             group = zarr.open_group(path, mode="r")
         except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
             raise ValueError(f"{uri} is not an AnnData store: there is no Zarr group in it.") from error
-        return AnnDataStore(group, uri=uri, kind="anndata-zarr", layer=layer, is_canonical=is_canonical)
+        return AnnDataStore(
+            group,
+            uri=uri,
+            kind="anndata-zarr",
+            layer=layer,
+            feature_column=feature_column,
+            is_canonical=is_canonical,
+            caches=caches,
+        )
 
 
 def _quick_decoding() -> AbstractContextManager[object]:
@@ -57,25 +77,35 @@ class AnnDataStore:
     """
 
     def __init__(
-        self, group: Any, *, uri: str, kind: str, layer: str | None = None, is_canonical: bool = False
+        self,
+        group: Any,
+        *,
+        uri: str,
+        kind: str,
+        layer: str | None = None,
+        feature_column: str | None = None,
+        is_canonical: bool = False,
+        caches: CsrCaches | None = None,
     ) -> None:
         self.uri = uri
         self.kind = kind
-        self._is_canonical = is_canonical
         _require_anndata(group, uri)
         self._obs = group["obs"]
-        self._counts = _counts_element(group, layer, uri)
-        self.features: Mapping[str, tuple[str, ...]] = {RNA: _names(group["var"])}
-        self._is_sparse = "indptr" in self._counts if _is_group(self._counts) else False
-        if self._is_sparse:
-            self._indptr = np.asarray(self._counts["indptr"][...], dtype=np.int64)
-            self._data = _elements(self._counts, "data", uri)
-            self._indices = _elements(self._counts, "indices", uri)
-            _require_row_pointers(self._indptr, self._counts, uri)
-            self.n_cells = len(self._indptr) - 1
+        counts = _counts_element(group, layer, uri)
+        self.features: Mapping[str, tuple[str, ...]] = {RNA: _features(group["var"], feature_column, uri)}
+        self._csr: CsrArrays | None = None
+        if _is_group(counts):
+            self._csr = CsrArrays(
+                counts, n_features=len(self.features[RNA]), uri=uri, is_canonical=is_canonical, caches=caches
+            )
+            self.n_cells = self._csr.n_rows
+            self.slab_cells, self.kept_cells = self._csr.slab_cells, self._csr.kept_cells
         else:
-            self._dense = BlockArray(self._counts, "X", BlockCache(), uri=uri)
-            self.n_cells = int(self._counts.shape[0])
+            cache = caches.data if caches else BlockCache()
+            self._dense = BlockArray(counts, "X", cache, uri=uri)
+            self.n_cells = int(counts.shape[0])
+            self.slab_cells = int((counts.chunks or (UNCHUNKED_BLOCK,))[0])
+            self.kept_cells = CACHE_BYTES // max(int(counts.shape[1]) * self._dense.dtype.itemsize, 1)
 
     @property
     def obs_columns(self) -> tuple[str, ...]:
@@ -96,49 +126,24 @@ class AnnDataStore:
 
         Raises OSError or ValueError naming the chunk that is missing, cannot be read or is corrupt.
         """
-        n_features = len(self.features[modality])
-        if not self._is_sparse:
-            return self._read_dense(rows, dtype)
-        runs, ends = Runs.of_rows(self._indptr, rows)
-        of_indices = index_dtype(int(ends[-1]), n_features)
-        indices = np.empty(ends[-1], dtype=of_indices)
-        data = np.empty(ends[-1], dtype=dtype or self._data.dtype)
-        self._indices.gather(runs, indices, limit=n_features)
-        self._data.gather(runs, data)
-        counts = csr_matrix((data, indices, ends.astype(of_indices)), shape=(len(rows), n_features))
-        if self._is_canonical or ascend_in_rows(indices, ends):
-            counts.has_canonical_format = True
-        else:
-            counts.sum_duplicates()
-        return counts
+        assert modality in self.features
+        return self._csr.read(rows, dtype=dtype) if self._csr else self._read_dense(rows, dtype)
 
     def _read_dense(self, rows: IntArray, dtype: DTypeLike | None) -> csr_matrix:
         places, of_row = np.unique(rows, return_inverse=True)
         return csr_matrix(self._dense.take(places)[of_row], dtype=dtype)
 
+    def slab_of(self, rows: IntArray) -> IntArray:
+        return self._csr.slab_of(rows) if self._csr else rows // self.slab_cells
+
     def identity(self) -> dict[str, Any]:
-        stored = int(self._indptr[-1]) if self._is_sparse else None
-        return {"cells": self.n_cells, "features": len(self.features[RNA]), "stored_values": stored}
-
-
-def _elements(counts: Any, name: str, uri: str) -> MappedArray | BlockArray:
-    """The reader of ``data`` or ``indices``: mapped where the chunks are raw files, else chunk by chunk."""
-    array = counts[name]
-    if can_be_mapped(array):
-        return MappedArray(array)
-    # A cache for each, so that the memory of a chunk that leaves fits the one that comes.
-    both = counts["data"].dtype.itemsize + counts["indices"].dtype.itemsize
-    return BlockArray(array, name, BlockCache(CACHE_BYTES * array.dtype.itemsize // both), uri=uri)
-
-
-def _require_row_pointers(indptr: IntArray, counts: Any, uri: str) -> None:
-    """Raise ValueError unless row pointers lie within ``data`` and ``indices``: reading relies on it."""
-    stored = min(counts["data"].shape[0], counts["indices"].shape[0])
-    if not len(indptr) or indptr[0] < 0 or indptr[-1] > stored or (np.diff(indptr) < 0).any():
-        raise ValueError(
-            f"indptr of {uri} is corrupt: it does not rise from 0 to the {stored:,} stored values. Copy or "
-            f"write the store again."
-        )
+        return {
+            "cells": self.n_cells,
+            "features": len(self.features[RNA]),
+            **(self._csr.identity() if self._csr else {}),
+            "names": digest_of_names(self.features[RNA]),
+            "sample": digest_of_cells(self),
+        }
 
 
 def _require_anndata(group: Any, uri: str) -> None:
@@ -184,5 +189,12 @@ def _index_element(frame: Any) -> Any:
     return index["values"] if _is_group(index) else index
 
 
-def _names(frame: Any) -> tuple[str, ...]:
-    return tuple(str(name) for name in read_elem(frame[frame.attrs["_index"]]))
+def _features(var: Any, column: str | None, uri: str) -> tuple[str, ...]:
+    """Names of the features: the index of var, or one of its columns."""
+    columns = tuple(str(name) for name in var.attrs["column-order"])
+    if column is not None and column not in columns:
+        raise ValueError(
+            f"{uri} has no var column {column!r} to take the names of features from. Its columns: "
+            f"{', '.join(columns) or 'none at all'}; without a column named, the index is taken."
+        )
+    return tuple(str(name) for name in read_elem(var[column or var.attrs["_index"]]))

@@ -57,7 +57,7 @@ class BalancedOrder:
         cap: float,
     ) -> None:
         # The epoch's draws, class by class, are shuffled as the places of an unbalanced epoch are.
-        self._sequence = Order(len(classes), batch_cells, seed, "uniform", lanes)
+        self._sequence = Order(len(classes), batch_cells, seed, lanes)
         self._seed = seed
         narrow = np.int32 if len(classes) <= np.iinfo(np.int32).max else np.int64
         self._members = np.argsort(classes, kind="stable").astype(narrow)

@@ -138,7 +138,7 @@ class BlockCache:
 class BlockArray:
     """One array (n, ...) read along its first axis through a cache; safe to use from several threads.
 
-    ``name`` is its key in the cache, and with ``uri`` what an error names.
+    ``uri`` and ``name`` are its key in the cache, and what an error names.
     """
 
     def __init__(self, array: Any, name: str, cache: BlockCache, *, uri: str = "") -> None:
@@ -148,26 +148,27 @@ class BlockArray:
         self.dtype = np.dtype(array.dtype).newbyteorder("=")
         self._name = name
         self._uri = uri
+        self._key = f"{uri}/{name}"
         self._cache = cache
         self._files = ChunkFiles.of(array)
-        self._block = int(array.chunks[0]) if array.chunks else UNCHUNKED_BLOCK
+        self.block = int(array.chunks[0]) if array.chunks else UNCHUNKED_BLOCK
 
     def gather(self, runs: Runs, out: NDArray[Any], *, limit: int | None = None) -> None:
         """Copy runs of elements into ``out``, cast to its dtype; with a ``limit``, see `Runs.copy`."""
-        parts = dict(runs.by_chunk(self._block))
+        parts = dict(runs.by_chunk(self.block))
         for block, values in self._blocks(np.fromiter(parts, dtype=np.int64)):
             parts[block].copy(values, out, limit=limit, what=f"chunk {block} of {self._name} of {self._uri}")
 
     def take(self, places: IntArray) -> NDArray[Any]:
         """Elements at ``places`` (m,), which must ascend."""
         out = np.empty((len(places), *self.array.shape[1:]), dtype=self.dtype)
-        of_place = places // self._block
+        of_place = places // self.block
         firsts = np.flatnonzero(np.diff(of_place, prepend=-1))
         ends = np.append(firsts, len(places))[1:]
         bounds = dict(zip(of_place[firsts].tolist(), zip(firsts, ends, strict=True), strict=True))
         for block, values in self._blocks(of_place[firsts]):
             lo, hi = bounds[block]
-            np.take(values, places[lo:hi] - block * self._block, axis=0, out=out[lo:hi])
+            np.take(values, places[lo:hi] - block * self.block, axis=0, out=out[lo:hi])
         return out
 
     def _blocks(self, blocks: IntArray) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -183,7 +184,7 @@ class BlockArray:
         is left for later."""
         waiting: list[tuple[int, Future[Block]]] = []
         for block in blocks.tolist():
-            key = (self._name, block)
+            key = (self._key, block)
             held = self._cache.hold(key)
             if isinstance(held, Future):
                 waiting.append((block, held))
@@ -201,15 +202,15 @@ class BlockArray:
 
     def _fetch(self, blocks: IntArray) -> dict[int, NDArray[Any]]:
         """Neighbouring blocks, those not in the cache by one read from the first to the last of them."""
-        found = {int(b): self._cache.get((self._name, int(b))) for b in blocks}
+        found = {int(b): self._cache.get((self._key, int(b))) for b in blocks}
         missing = [b for b, values in found.items() if values is None]
         if missing:
             first = missing[0]
-            run = self._read(first * self._block, (missing[-1] + 1) * self._block)
+            run = self._read(first * self.block, (missing[-1] + 1) * self.block)
             for b in missing:
                 # A copy, so that a block that stays in the cache does not hold the whole run.
-                values = frozen(run[(b - first) * self._block : (b - first + 1) * self._block].copy())
-                self._cache.put((self._name, b), values)
+                values = frozen(run[(b - first) * self.block : (b - first + 1) * self.block].copy())
+                self._cache.put((self._key, b), values)
                 found[b] = values
         return {b: values for b, values in found.items() if values is not None}
 

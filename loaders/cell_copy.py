@@ -1,10 +1,6 @@
-"""Cells copied into the packed form, and a directory that is there wholly or not at all."""
+"""Cells copied into the packed form, in the order of their source or shuffled."""
 
-import errno
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +13,6 @@ from loaders.anndata_store import open_zarr
 from loaders.layout import Codec
 from loaders.packed import PackedWriter
 from loaders.shuffle import CellShuffle
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CellCopy:
@@ -73,26 +67,3 @@ class CellCopy:
     def identity(self) -> dict[str, Any]:
         """`CellStore.identity` of what was written."""
         return open_zarr(str(self._writer.path)).identity()
-
-
-@contextmanager
-def written_aside(out: Path) -> Iterator[Path]:
-    """A directory beside ``out`` that takes its name if all goes well, and is removed if not."""
-    partial = out.with_name(f"{out.name}.partial")
-    # A directory of this name was left by a run that was killed: nothing in it is of use.
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        os.replace(partial, out)
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise OSError(
-                error.errno,
-                f"{os.strerror(error.errno)}: {partial} could not be written and was removed. Make room "
-                f"(codec zstd takes a fifth; a repack takes as much again while it runs) and run the same "
-                f"again",
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -8,6 +8,7 @@ with SIGBUS. What can be seen on opening (a file that is missing, too short or t
 """
 
 import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,49 @@ def _mapped(path: Path, length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     return frozen(np.frombuffer(mapping, dtype=dtype))
 
 
+class RawFiles:
+    """The files of an array that `can_be_mapped`, written at any place; safe to use from several threads and
+    processes, of which each writes its own elements.
+
+    Nothing is written through a mapping: a full disk is an OSError here, and not the end of the process.
+    """
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        assert can_be_mapped(array)
+        self.array = array
+        self._chunk = int(array.chunks[0])
+
+    def reserve(self) -> None:
+        """Give every file its size. What was not written takes no room on most disks, and reads as zeros."""
+        for index in range(-(-self.array.shape[0] // self._chunk)):
+            path = chunk_path(self.array, index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                file.truncate(self._chunk * self.array.dtype.itemsize)
+
+    def write(self, begin: int, values: NDArray[Any]) -> None:
+        """Write elements from ``begin`` on; they are cast to the array's dtype and must fit it."""
+        values = np.ascontiguousarray(values, dtype=self.array.dtype)
+        while len(values):
+            index, within = divmod(begin, self._chunk)
+            piece = values[: self._chunk - within]
+            with chunk_path(self.array, index).open("r+b") as file:
+                file.seek(within * self.array.dtype.itemsize)
+                file.write(piece.data)
+            begin += len(piece)
+            values = values[len(piece) :]
+
+    def sync(self) -> None:
+        """Return when everything is on the disk."""
+        for index in range(-(-self.array.shape[0] // self._chunk)):
+            with chunk_path(self.array, index).open("r+b") as file:
+                os.fsync(file.fileno())
+
+
 class RawAppender:
     """Fills an array that `can_be_mapped` from its beginning, straight into the files of its chunks.
 
-    Memory is what is appended. Nothing is written through a mapping: a full disk is an OSError here, and not
-    the end of the process. `flush` gives the last file the size of a chunk: append nothing after it.
+    Memory is what is appended. `flush` gives the last file the size of a chunk: append nothing after it.
     """
 
     def __init__(self, array: zarr.Array[Any]) -> None:

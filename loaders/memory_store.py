@@ -12,6 +12,7 @@ from scipy import sparse
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
+from loaders.identity import digest_of_names
 from loaders.store import RNA, categorical, pick_layer, require_column
 
 
@@ -20,8 +21,11 @@ class MemoryStore:
 
     uri = "memory"
     kind = "memory"
+    slab_cells = 1
 
-    def __init__(self, adata: AnnData, *, layer: str | None = None) -> None:
+    def __init__(
+        self, adata: AnnData, *, layer: str | None = None, feature_column: str | None = None
+    ) -> None:
         if adata.isbacked:
             raise ValueError("this AnnData is backed by a file: give the path of the file instead.")
         layers = tuple(str(name) for name in adata.layers if name is not None)
@@ -32,8 +36,8 @@ class MemoryStore:
             self._counts = self._counts.copy()
             self._counts.sum_duplicates()
         self._obs = adata.obs
-        self.n_cells = int(adata.n_obs)
-        self.features: Mapping[str, tuple[str, ...]] = {RNA: tuple(map(str, adata.var_names))}
+        self.n_cells = self.kept_cells = int(adata.n_obs)
+        self.features: Mapping[str, tuple[str, ...]] = {RNA: _features(adata.var, feature_column)}
 
     @property
     def obs_columns(self) -> tuple[str, ...]:
@@ -50,8 +54,26 @@ class MemoryStore:
         assert modality in self.features
         return self._counts[rows]
 
+    def slab_of(self, rows: IntArray) -> IntArray:
+        return rows
+
     def identity(self) -> dict[str, Any]:
         content = hashlib.sha256()
         for part in (self._counts.indptr, self._counts.indices, self._counts.data):
             content.update(np.ascontiguousarray(part).tobytes())
-        return {"cells": self.n_cells, "features": self._counts.shape[1], "sha256": content.hexdigest()}
+        return {
+            "cells": self.n_cells,
+            "features": self._counts.shape[1],
+            "names": digest_of_names(self.features[RNA]),
+            "sha256": content.hexdigest(),
+        }
+
+
+def _features(var: pd.DataFrame, column: str | None) -> tuple[str, ...]:
+    """Names of the features: the index of var, or one of its columns."""
+    if column is not None and column not in var:
+        raise ValueError(
+            f"the AnnData has no var column {column!r} to take the names of features from. Its columns: "
+            f"{', '.join(map(str, var.columns)) or 'none at all'}; without one named, var_names are taken."
+        )
+    return tuple(map(str, var.index if column is None else var[column]))

@@ -12,14 +12,14 @@ make the same number of steps, and a worker's share of a short batch may be no c
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from cfgen_scale.types import IntArray
-from loaders.permutation import key, permute, subkey, unpermute
+from loaders.permutation import key, permute
+from loaders.shuffled_blocks import Blocks, ShuffledBlocks
 
-Granularity = Literal["uniform", "windowed"]
 MOST_LANES = 64
 
 
@@ -58,35 +58,28 @@ class Order:
     n_cells       cells of the split
     batch_cells   cells of a global batch, over all workers
     seed          of the shuffle
-    granularity   "uniform": any two cells may share a batch, for stores whose random rows cost little;
-                  "windowed": blocks of ``block_cells`` neighbours are shuffled over the whole split, then
-                  cells within windows of ``window_cells``, so that reads are contiguous slabs
     lanes         None takes the largest divisor of batch_cells up to 64
+    blocks        None: any two cells may share a batch, for stores whose random rows cost little; else
+                  neighbours are kept together for reading (loaders/shuffled_blocks.py)
     """
 
     n_cells: int
     batch_cells: int
     seed: int
-    granularity: Granularity = "uniform"
     lanes: int | None = None
-    block_cells: int = field(default=64, kw_only=True)
-    window_cells: int = field(default=1024, kw_only=True)
+    blocks: Blocks | None = field(default=None, kw_only=True)
+    _epochs: dict[int, ShuffledBlocks] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.n_cells < 1:
             raise ValueError("there are no cells to put in order: the split is empty.")
         if self.batch_cells < 1:
             raise ValueError(f"batch_cells must be at least 1, not {self.batch_cells}.")
-        if self.granularity not in ("uniform", "windowed"):
-            raise ValueError(f"granularity is 'uniform' or 'windowed', not {self.granularity!r}.")
         if self.lanes is None:
             object.__setattr__(self, "lanes", default_lanes(self.batch_cells))
         self._check_lanes(self.n_lanes)
-        if self.block_cells < 1 or self.window_cells % self.block_cells:
-            raise ValueError(
-                f"window_cells ({self.window_cells}) must be a whole number of blocks of "
-                f"block_cells ({self.block_cells})."
-            )
+        if self.blocks is not None and self.blocks.n_cells != self.n_cells:
+            raise ValueError(f"blocks of {self.blocks.n_cells} cells are not those of {self.n_cells} cells.")
 
     def _check_lanes(self, lanes: int) -> None:
         if lanes < 1 or self.batch_cells % lanes:
@@ -175,29 +168,24 @@ class Order:
     def _places(self, epoch: int, lane: IntArray, within: IntArray) -> IntArray:
         """Places (m,) in the split of cells ``within`` (m,) of lanes ``lane`` (m,)."""
         begins = self._lane_begins()
-        if self.granularity == "uniform":
-            return permute(begins[lane] + within, self.n_cells, key(self.seed, "cells", epoch))
-        window, slot = np.divmod(within, self.window_cells)
-        sizes = np.minimum(self.window_cells, np.diff(begins)[lane] - window * self.window_cells)
-        keys = subkey(subkey(key(self.seed, "windows", epoch), lane), window)
-        slot = permute(slot, sizes, keys)
-        return self._block_sequence(epoch, begins[lane] + window * self.window_cells + slot)
+        slots = begins[lane] + within
+        if self.blocks is None:
+            return permute(slots, self.n_cells, key(self.seed, "cells", epoch))
+        return self._shuffled(self.blocks, epoch).places(slots, lane, begins[lane], begins[lane + 1])
 
-    def _block_sequence(self, epoch: int, slots: IntArray) -> IntArray:
-        """Places at the given slots (m,) of the sequence in which whole blocks are shuffled."""
-        n_blocks = -(-self.n_cells // self.block_cells)
-        epoch_key = key(self.seed, "blocks", epoch)
-        # Only the last block of the split can be short: slots behind it shift by what it lacks.
-        lacking = n_blocks * self.block_cells - self.n_cells
-        short_at = int(unpermute(np.array([n_blocks - 1]), n_blocks, epoch_key)[0])
-        short_ends = (short_at + 1) * self.block_cells - lacking
-        block, within = np.divmod(slots + np.where(slots >= short_ends, lacking, 0), self.block_cells)
-        return permute(block, n_blocks, epoch_key) * self.block_cells + within
+    def _shuffled(self, blocks: Blocks, epoch: int) -> ShuffledBlocks:
+        """The epoch's blocks, kept while batches of it are asked for."""
+        shuffled = self._epochs.get(epoch) or ShuffledBlocks(blocks, seed=self.seed, epoch=epoch)
+        # One thread may still be in the epoch before.
+        for old in [e for e in list(self._epochs) if abs(e - epoch) > 1]:
+            self._epochs.pop(old, None)
+        self._epochs[epoch] = shuffled
+        return shuffled
 
 
-def default_lanes(batch_cells: int) -> int:
-    """The largest divisor of ``batch_cells`` up to 64: 64 for 256 or 4,096, 32 for 32, 50 for 100."""
-    return max(d for d in range(1, min(batch_cells, MOST_LANES) + 1) if batch_cells % d == 0)
+def default_lanes(batch_cells: int, most: int = MOST_LANES) -> int:
+    """The largest divisor of ``batch_cells`` up to ``most``: of 64, 64 for 256 or 4,096, 50 for 100."""
+    return max(d for d in range(1, min(batch_cells, most) + 1) if batch_cells % d == 0)
 
 
 def sequential(n_cells: int, batch_cells: int, *, rank: int = 0, world: int = 1) -> Iterator[BatchPlan]:

@@ -38,35 +38,25 @@ def permute(index: IntArray, n: int | IntArray, keys: np.uint64 | UintArray) -> 
 
     ``n`` and ``keys`` are one for all or one for each entry. Every index must be below its n.
     """
-    return _walk(index, n, keys, range(ROUNDS))
-
-
-def unpermute(value: IntArray, n: int | IntArray, keys: np.uint64 | UintArray) -> IntArray:
-    """Where ``value`` (m,) stands in the permutation: the inverse of `permute`."""
-    return _walk(value, n, keys, range(ROUNDS - 1, -1, -1))
-
-
-def _walk(index: IntArray, n: int | IntArray, keys: np.uint64 | UintArray, rounds: range) -> IntArray:
     sizes = np.broadcast_to(np.asarray(n, dtype=np.int64), index.shape)
     all_keys = np.broadcast_to(np.asarray(keys, dtype=np.uint64), index.shape)
-    values = _feistel(index.astype(np.uint64), _bits(sizes), all_keys, rounds).astype(np.int64)
+    values = _feistel(index.astype(np.uint64), _bits(sizes), all_keys).astype(np.int64)
     outside = np.flatnonzero(values >= sizes)
     while len(outside):
-        again = _feistel(
-            values[outside].astype(np.uint64), _bits(sizes[outside]), all_keys[outside], rounds
-        ).astype(np.int64)
+        walked = values[outside].astype(np.uint64)
+        again = _feistel(walked, _bits(sizes[outside]), all_keys[outside]).astype(np.int64)
         values[outside] = again
         outside = outside[again >= sizes[outside]]
     return values
 
 
-def _feistel(values: UintArray, bits: UintArray, keys: UintArray, rounds: range) -> UintArray:
+def _feistel(values: UintArray, bits: UintArray, keys: UintArray) -> UintArray:
     """A bijection of ``bits``-bit numbers: the two halves are changed in turn, each by the other."""
     right_bits = bits // np.uint64(2)
     left_mask = _ones(bits - right_bits)
     right_mask = _ones(right_bits)
     left, right = values >> right_bits, values & right_mask
-    for r in rounds:
+    for r in range(ROUNDS):
         round_keys = keys + ROUND_KEYS[r]
         if r % 2:
             right = right ^ (_mix(left ^ round_keys) & right_mask)

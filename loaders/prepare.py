@@ -2,11 +2,13 @@
 
 What is made is a directory: `prepared.json` (the manifest: schema, sources, statistics), `index.zarr` (arrays
 per cell and gene) and, unless the sources are AnnData-Zarr or SOMA and read in place, `cells.zarr` (the
-cells kept, in the layout of loaders/layout.py). It is written aside and renamed when it is whole: what a run
-left that was killed, or whose disk was full, is removed, and the same command starts from the beginning.
+cells kept, in the layout of loaders/layout.py). It is written aside, by one process at a time, and renamed
+when it is whole: what a run left that was killed, or whose disk was full, is removed, and the same command
+starts from the beginning.
 
 Memory is a slab of cells and a few numbers and the name of each cell; a repack adds what loaders/shuffle.py
-says, an h5ad in compressed chunks the cache of loaders/blocks.py.
+says, files in compressed chunks, however many, the one cache of loaders/csr_arrays.py, and folders of
+matrix.mtx the largest of them.
 """
 
 import json
@@ -23,11 +25,16 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cfgen_scale.types import AtlasSchema, Covariate, IntArray, Modality
-from loaders.cell_copy import CellCopy, written_aside
+from loaders.annotations import AnnotationTable
+from loaders.aside import written_aside
+from loaders.cell_copy import CellCopy
+from loaders.collection import leaves
+from loaders.csr_arrays import CsrCaches
 from loaders.layout import Codec, write_array
+from loaders.manifest import CELLS, INDEX, MANIFEST, VERSION, read_manifest
 from loaders.opening import SomaOptions, open_store
-from loaders.prepare_request import PrepareRequest, describe
-from loaders.prepared import CELLS, INDEX, MANIFEST, VERSION, Prepared, read_manifest, unique_names
+from loaders.prepare_request import PrepareRequest, describe, notes_on
+from loaders.prepared import Prepared, unique_names
 from loaders.scan import CellScan, arrangement_digest, content_digest, scan_cells, scan_genes
 from loaders.split import SPLITS, TRAIN, SplitCodes, SplitRequest, require_cells
 from loaders.stacked_store import StackedStore
@@ -35,7 +42,7 @@ from loaders.statistics import atlas_statistics, statistics_to_json
 from loaders.store import RNA, categorical, names_of
 
 type Source = str | Path | AnnData
-IN_PLACE_KINDS = {"anndata-zarr", "soma"}
+IN_PLACE_KINDS = {"anndata-zarr", "anndata-zarr-collection", "soma"}
 
 
 def prepare(
@@ -45,6 +52,7 @@ def prepare(
     test: Source | None = None,
     split_column: str | None = None,
     labels: Sequence[str] = (),
+    obs: str | Path | None = None,
     layer: str | None = None,
     split_by: str | None = None,
     min_cells_per_gene: int = 20,
@@ -59,6 +67,7 @@ def prepare(
     """Prepare the cells of ``sources`` (whatever `open_store` takes) in the new directory ``out``.
 
     labels               obs columns that become attributes; an empty value is an unlabelled cell
+    obs                  table of obs columns that the sources lack: see loaders/annotations.py
     layer                where raw counts are; None: X. As the options of SOMA, for all sources
     test                 one more source whose cells, all of them, are the test cells
     split_column         obs column that says train, validation or test of every cell
@@ -67,18 +76,23 @@ def prepare(
     test_fraction        drawn likewise, unless ``test`` or ``split_column`` says which are the test cells
     min_cells_per_gene   genes that occur in fewer training cells are removed; 0 keeps all
     repack               copy the cells whatever the source, in a random order that ``seed`` decides; without
-                         it an h5ad is copied in its own order, AnnData-Zarr and SOMA are read in place
+                         it files (h5ad, 10x) are copied in their own order, AnnData-Zarr and SOMA are read
+                         in place
     codec                of a copy. "none": read at the speed of memory, five or six bytes a non-zero;
                          "zstd": one byte, for object stores, archives and small disks
     soma                 measurement, obs_filter, feature_column of a SOMA experiment: see `open_store`
 
     Cells without a count over the genes kept are dropped and their number reported. The same call on what it
     has made returns that. Raises FileNotFoundError, FileExistsError (``out`` holds something else),
-    SchemaError (sources with different genes) or ValueError, all before anything is written, except that an
-    entry which is no count is found by a first pass over all counts.
+    SchemaError (sources with different genes), RuntimeError (another process writes ``out``), PermissionError
+    or ValueError, all before anything is written, except that an entry which is no count is found by a first
+    pass over all counts.
     """
+    columns = [name for name in (*labels, split_by, split_column) if name is not None]
+    table = AnnotationTable.read(obs, columns) if obs is not None else None
     request = PrepareRequest(
         labels=tuple(labels),
+        obs=table.described if table else None,
         layer=layer,
         soma={name: str(value) for name, value in soma.items() if value is not None},
         min_cells_per_gene=min_cells_per_gene,
@@ -92,13 +106,15 @@ def prepare(
     if not given:
         raise ValueError("there is nothing to prepare: name at least one source.")
     with_test = given + ([test] if test is not None else [])
-    stores = [open_store(source, layer=layer, **soma) for source in with_test]
+    caches = CsrCaches.split() if len(with_test) > 1 else None
+    stores = [open_store(source, layer=layer, **soma, caches=caches) for source in with_test]
     described = [describe(store) for store in stores]
     out = Path(out).absolute()
     if out.exists() and not (out.is_dir() and not os.listdir(out)):
         return _already_prepared(out, request, described, progress=progress)
-    request.require_columns(stores)
-    store = StackedStore(stores)
+    annotated = table.annotate(leaves(stores)) if table else leaves(stores)
+    request.require_columns(annotated)
+    store = StackedStore(annotated)
     split = request.split.codes(store, first_test_cell=sum(s.n_cells for s in stores[: len(given)]))
     with written_aside(out) as partial:
         _write(partial, store, split, request, described, progress=progress)
@@ -153,9 +169,11 @@ def _write(
         "version": VERSION,
         "request": asdict(request),
         "sources": described,
+        "notes": notes_on(described, stores=store.stores),
         "in_place": in_place,
         "cells_dropped": store.n_cells - len(kept),
         "genes_removed": len(store.features[RNA]) - len(columns),
+        "largest_count": largest,
         **_description(schema, split[kept], label_codes.astype(np.int64), cells, kept),
     }
     if copy:
@@ -197,6 +215,7 @@ def _write_index(
     write_array(index, "split", split)
     write_array(index, "labels", labels)
     write_array(index, "totals", cells.totals[kept][:, None])
+    write_array(index, "non_zeros", cells.non_zeros[kept])
     write_array(index, "columns", columns, gaps=True)
     write_array(index, "feature_totals", cells.feature_totals)
 

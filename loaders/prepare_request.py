@@ -6,9 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from loaders.annotations import AnnotatedStore
+from loaders.identity import SHARDS, require_identity
 from loaders.layout import CODECS, Codec
 from loaders.split import SplitRequest
 from loaders.store import CellStore, require_column
+
+# Settings that older manifests lack.
+BEFORE_THERE_WERE: dict[str, Any] = {"soma": {}, "codec": "zstd", "obs": None}
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,7 @@ class PrepareRequest:
     """
 
     labels: tuple[str, ...]
+    obs: str | None
     layer: str | None
     soma: dict[str, str]
     min_cells_per_gene: int
@@ -45,19 +51,46 @@ class PrepareRequest:
 
     def require_same(self, manifest: dict[str, Any], described: list[dict[str, Any]], *, out: Path) -> None:
         """Raise FileExistsError naming the first setting or source in which the manifest differs."""
-        asked = json.loads(json.dumps({**_flat(asdict(self)), "sources": described}))
-        made = {"soma": {}, "codec": "zstd", **_flat(manifest["request"]), "sources": manifest["sources"]}
+        asked = json.loads(json.dumps({**_flat(asdict(self)), "sources": _places(described)}))
+        made = {**BEFORE_THERE_WERE, **_flat(manifest["request"]), "sources": _places(manifest["sources"])}
+        remedy = "Choose another directory, or remove this one."
         for name, value in asked.items():
             if made[name] != value:
                 raise FileExistsError(
                     f"{out} was prepared with {name} = {made[name]}, and now {name} = {value} is asked for. "
-                    f"Choose another directory, or remove this one."
+                    f"{remedy}"
                 )
+        for source, now in zip(manifest["sources"], described, strict=True):
+            try:
+                what = f"the source {source['uri']} of {out}"
+                identity = json.loads(json.dumps(now["identity"]))
+                require_identity(source["identity"], identity, what=what, remedy=remedy)
+            except ValueError as error:
+                raise FileExistsError(str(error)) from error
 
 
 def describe(store: CellStore) -> dict[str, Any]:
     """What the manifest says of a source."""
     return {"uri": store.uri, "kind": store.kind, "identity": store.identity()}
+
+
+def notes_on(described: list[dict[str, Any]], *, stores: Sequence[CellStore]) -> list[str]:
+    """What was left out of the sources, and how many cells a table of annotations told of."""
+    notes = []
+    for source in described:
+        for name, identity in source["identity"].get(SHARDS, {source["uri"]: source["identity"]}).items():
+            left_out = identity.get("features_left_out", {})
+            notes += [f"{n} features of {kind!r} in {name} left out" for kind, n in left_out.items()]
+    tables = [store for store in stores if isinstance(store, AnnotatedStore)]
+    if tables:
+        told, cells = (sum(n) for n in zip(*((s.annotated_cells, s.n_cells) for s in tables), strict=True))
+        notes.append(f"{told:,} of {cells:,} cells are in the table of annotations")
+    return notes
+
+
+def _places(described: list[dict[str, Any]]) -> list[str]:
+    """Where each source is and what it is, in few words."""
+    return [f"{source['uri']} ({source['kind']})" for source in described]
 
 
 def _flat(request: dict[str, Any]) -> dict[str, Any]:

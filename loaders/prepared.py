@@ -1,6 +1,5 @@
 """A prepared atlas: where its cells are, what its labels mean, which cells train, and what they are like."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,17 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import AtlasSchema, AtlasStatistics, IntArray
-from loaders.anndata_store import AnnDataStore, open_zarr
-from loaders.opening import open_store
+from loaders.anndata_store import AnnDataStore
+from loaders.cell_cache import CellCache
+from loaders.manifest import CELLS, INDEX, open_cells, read_manifest
 from loaders.scan import column_lookup, select_columns
+from loaders.shuffled_blocks import Blocks
 from loaders.split import SPLITS
-from loaders.stacked_store import StackedStore
 from loaders.statistics import statistics_from_json
-from loaders.store import RNA, CellStore, names_of
+from loaders.store import RNA, names_of
 
-MANIFEST = "prepared.json"
-INDEX = "index.zarr"
-CELLS = "cells.zarr"
-VERSION = 1
 ALL = "all"
+LEAST_CACHED = 64  # cells that are copied to a cache together, at least
 
 
 class Prepared:
@@ -40,7 +37,7 @@ class Prepared:
     not a prepared atlas, or if a source that is read in place has vanished or changed.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, cache: str | Path | None = None) -> None:
         self.path = Path(path).absolute()
         self.manifest = read_manifest(self.path)
         self.schema = AtlasSchema.from_json(self.manifest["schema"])
@@ -48,14 +45,19 @@ class Prepared:
         self.arrangement: str = self.manifest.get("arrangement", self.digest)
         self.n_cells: int = self.manifest["cells"]
         self._index = zarr.open_group(self.path / INDEX, mode="r")
-        self._store = _open_cells(self.path, self.manifest)
+        self._store = open_cells(self.path, self.manifest)
         n_features = len(self._store.features[RNA])
         self._lookup = column_lookup(self._array("columns"), n_features)
+        self._cache = None if cache is None else self._opened_cache(Path(cache).absolute())
 
     @staticmethod
-    def open(path: str | Path) -> "Prepared":
-        """The prepared atlas in directory ``path``."""
-        return Prepared(path)
+    def open(path: str | Path, *, cache: str | Path | None = None) -> "Prepared":
+        """The prepared atlas in directory ``path``.
+
+        cache  directory of a local disk where cells are copied to as they are first read, and read from
+               afterwards (loaders/cell_cache.py); several atlases may share it
+        """
+        return Prepared(path, cache=cache)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -70,6 +72,7 @@ class Prepared:
             "genes removed (rare)": self.manifest["genes_removed"],
             "labels": labels,
             "counts": "read in place" if self.manifest["in_place"] else self._described_copy(),
+            **({"notes": "; ".join(notes)} if (notes := self.manifest.get("notes")) else {}),
             "digest": self.digest,
         }
 
@@ -107,15 +110,62 @@ class Prepared:
         from several threads, which run side by side. Raises OSError or ValueError naming the chunk of a store
         that is missing, cannot be read or is corrupt.
         """
+        if self._cache is not None:
+            return (self._cache.read(rows, dtype=dtype),)
         if isinstance(self._store, AnnDataStore):
             return (self._store.read(rows, dtype=dtype),)
-        n_features = len(self.schema.modalities[0].features)
-        counts = select_columns(self._store.read(self._places(rows)), self._lookup, n_features)
+        counts = self._read_in_place(rows)
         return (counts if dtype is None else counts.astype(dtype, copy=False),)
+
+    def _read_in_place(self, rows: IntArray) -> csr_matrix:
+        n_features = len(self.schema.modalities[0].features)
+        return select_columns(self._store.read(self._places(rows)), self._lookup, n_features)
+
+    def _opened_cache(self, folder: Path) -> CellCache:
+        """This atlas' own part of the directory ``folder``."""
+        everything = np.arange(self.n_cells, dtype=np.int64)
+        return CellCache(
+            folder / self.arrangement[:16],
+            read=self._read_in_place,
+            blocks=Blocks.of(self.block_of(everything, LEAST_CACHED)),
+            features=self.schema.modalities[0].features,
+            non_zeros=self.non_zeros(),
+            largest_count=self.manifest["largest_count"],
+            obs=lambda: self._obs(everything),
+        )
+
+    @property
+    def slab_cells(self) -> int:
+        """About how many neighbouring cells are decoded to read one; 1 where any row costs the same."""
+        return self._store.slab_cells
+
+    @property
+    def kept_cells(self) -> int:
+        """About how many cells the reader keeps decoded in memory."""
+        return self._store.kept_cells
+
+    @property
+    def is_random_access(self) -> bool:
+        """Whether any row costs the same, at the latest when all were read once."""
+        return self.slab_cells == 1 or self.kept_cells >= self._store.n_cells
+
+    def block_of(self, rows: IntArray, cells: int) -> IntArray:
+        """Number of the block in which each of ``rows`` (m,) lies; they ascend. A block is what the store
+        decodes at once, or as many of these as are about ``cells`` together."""
+        return self._store.slab_of(self._places(rows)) // max(cells // self.slab_cells, 1)
+
+    def non_zeros(self) -> IntArray:
+        """Genes (n_cells,) int64 of each cell."""
+        return self._array("non_zeros").astype(np.int64)
 
     def to_anndata(self, split: str) -> AnnData:
         """The cells of one split in memory: X int32 CSR, labels as categoricals, genes as names."""
         rows = self.rows(split)
+        var = pd.DataFrame(index=pd.Index(self.schema.modalities[0].features, dtype=object))
+        return AnnData(X=self.read(rows, dtype=np.int32)[0], obs=self._obs(rows), var=var)
+
+    def _obs(self, rows: IntArray) -> pd.DataFrame:
+        """Names and labels of cells, by ascending ``rows``."""
         wanted = np.zeros(self._store.n_cells, dtype=bool)
         wanted[self._places(rows)] = True
         names = unique_names(np.array(list(names_of(self._store, wanted)), dtype=object))
@@ -123,8 +173,7 @@ class Prepared:
         for covariate, codes in zip(self.schema.covariates, self.labels(rows).T, strict=True):
             categories = pd.Index(covariate.categories, dtype=object)
             obs[covariate.name] = pd.Categorical.from_codes(codes, categories=categories)
-        var = pd.DataFrame(index=pd.Index(self.schema.modalities[0].features, dtype=object))
-        return AnnData(X=self.read(rows, dtype=np.int32)[0], obs=obs, var=var)
+        return obs
 
     def _described_copy(self) -> str:
         request = self.manifest["request"]
@@ -157,50 +206,3 @@ def unique_names(names: NDArray[Any]) -> NDArray[Any]:
     while (repeat := series.groupby(series, sort=False).cumcount()).any():
         series = series.where(repeat == 0, series + "_" + repeat.astype(str).astype(object))
     return series.to_numpy(dtype=object)
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a prepared atlas. Raises FileNotFoundError or ValueError saying what there is."""
-    if not path.exists():
-        raise FileNotFoundError(f"there is no prepared atlas at {path}. Make one: cfgen-scale prepare.")
-    if not (path / MANIFEST).exists():
-        raise ValueError(f"{path} is not a prepared atlas: it has no {MANIFEST}. Make one with prepare.")
-    manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
-    if manifest.get("version") != VERSION:
-        raise ValueError(
-            f"{path} is of version {manifest.get('version')} and this program reads version {VERSION}: "
-            f"prepare it again."
-        )
-    return manifest
-
-
-def _open_cells(path: Path, manifest: dict[str, Any]) -> AnnDataStore | StackedStore:
-    """The store of counts: our own, or the sources in place, which must be what they were."""
-    if not manifest["in_place"]:
-        return _open_copy(path / CELLS, manifest)
-    stores = [_open_source(path, source, manifest["request"]) for source in manifest["sources"]]
-    return StackedStore(stores)
-
-
-def _open_copy(path: Path, manifest: dict[str, Any]) -> AnnDataStore:
-    store = open_zarr(str(path), is_canonical=True)
-    identity = manifest.get("copy", store.identity())
-    if store.identity() != identity:
-        raise ValueError(
-            f"{path} has changed: it was {identity} and is {store.identity()}. Prepare the atlas again."
-        )
-    return store
-
-
-def _open_source(path: Path, source: dict[str, Any], request: dict[str, Any]) -> CellStore:
-    remedy = f"{path} reads it in place: put it back, or prepare again (repack=True copies the cells)"
-    try:
-        store = open_store(source["uri"], layer=request["layer"], **request.get("soma", {}))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"the source {source['uri']} has vanished. {remedy}.") from error
-    if store.identity() != source["identity"]:
-        raise ValueError(
-            f"the source {source['uri']} has changed: it was {source['identity']} and is {store.identity()}. "
-            f"{remedy}."
-        )
-    return store

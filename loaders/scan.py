@@ -40,11 +40,13 @@ class CellScan:
     """What the second pass learns, over the genes kept.
 
     totals          (N,) float64, counts of each cell of the source; zero for a cell that is dropped
+    non_zeros       (N,) int32, genes of each cell
     feature_totals  (G kept,) float64, counts of each gene over the training cells
     counts_digest   sha256 of all counts kept, whatever the file format and dtype
     """
 
     totals: NDArray[np.float64]
+    non_zeros: NDArray[np.int32]
     feature_totals: NDArray[np.float64]
     counts_digest: str
 
@@ -77,6 +79,7 @@ def scan_cells(
 ) -> CellScan:
     """Totals and digest over the genes ``columns``; ``keep`` gets the cells kept, slab by slab."""
     totals = np.zeros(store.n_cells)
+    non_zeros = np.zeros(store.n_cells, dtype=np.int32)
     feature_totals = np.zeros(len(columns))
     digest = CountsDigest()
     lookup = column_lookup(columns, len(store.features[RNA]))
@@ -84,6 +87,7 @@ def scan_cells(
         counts = select_columns(slab, lookup, len(columns))
         counts.eliminate_zeros()
         totals[rows] = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+        non_zeros[rows] = np.diff(counts.indptr)
         kept = rows[totals[rows] > 0]
         counts = counts[kept - rows[0]]
         training = counts[np.flatnonzero(is_training[kept])]
@@ -91,7 +95,7 @@ def scan_cells(
         digest.update(counts)
         if keep is not None:
             keep(kept, counts)
-    return CellScan(totals, feature_totals, digest.hexdigest())
+    return CellScan(totals, non_zeros, feature_totals, digest.hexdigest())
 
 
 def column_lookup(columns: IntArray, n_features: int) -> NDArray[np.int32] | None:

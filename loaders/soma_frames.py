@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cfgen_scale.types import IntArray
+from loaders.soma_errors import first_line, readable
 
 JOINID = "soma_joinid"
 CELL_NAMES = ("obs_id",)
@@ -31,6 +32,9 @@ def selected_joinids(obs: Any, obs_filter: str | None, uri: str) -> IntArray:
     """Joinids (N,) of the cells for which the filter holds, ascending."""
     import tiledbsoma
 
+    if obs_filter is None:
+        with readable(obs.uri):
+            return _some(obs.read(column_names=[JOINID]).concat(), "obs is empty", uri)
     try:
         table = obs.read(column_names=[JOINID], value_filter=obs_filter).concat()
     except tiledbsoma.SOMAError as error:
@@ -39,10 +43,13 @@ def selected_joinids(obs: Any, obs_filter: str | None, uri: str) -> IntArray:
             f"Its columns: {', '.join(columns_of(obs))}. A filter compares columns with values, "
             f"such as tissue == 'lung' and is_primary_data == True."
         ) from error
-    joinids = np.sort(table[JOINID].to_numpy())
+    return _some(table, f"the obs filter {obs_filter!r} selects none", uri)
+
+
+def _some(table: Any, why_none: str, uri: str) -> IntArray:
+    joinids: IntArray = np.sort(table[JOINID].to_numpy())
     if not len(joinids):
-        why = "obs is empty" if obs_filter is None else f"the obs filter {obs_filter!r} selects none"
-        raise ValueError(f"{uri} has no cells to read: {why}.")
+        raise ValueError(f"{uri} has no cells to read: {why_none}.")
     return joinids
 
 
@@ -69,13 +76,9 @@ def annotations(frame: Any, column: str, joinids: IntArray, *, value_filter: str
     first, last = int(joinids[0]), int(joinids[-1])
     # A range of an index column saves reading the rest; an obs indexed by something else is read whole.
     ranges = [slice(first, last) if name == JOINID else slice(None) for name in frame.index_column_names]
-    table = frame.read(ranges, column_names=[JOINID, column], value_filter=value_filter).concat()
+    with readable(frame.uri):
+        table = frame.read(ranges, column_names=[JOINID, column], value_filter=value_filter).concat()
     found = table[JOINID].to_numpy()
     order = np.argsort(found)
     places = order[np.searchsorted(found[order], joinids)]
     return table[column].to_pandas().iloc[places]
-
-
-def first_line(error: Exception) -> str:
-    """What TileDB says, without the traceback that it appends."""
-    return str(error).partition("\n")[0].removeprefix("SOMAError: ").rstrip(".") + "."

@@ -1,123 +1,147 @@
-"""Counts of a SOMA sparse matrix by slabs of cells: coordinates as stored become CSR, once a slab.
+"""Rows of counts from a SOMA matrix: the coordinates that are stored become CSR, once a slab.
 
 One row costs the decoding of every tile that holds a part of it, so a slab is the 2,048 joinids of a tile of
-TileDB-SOMA's default layout, aligned to it. A decoded slab is a fraction of its two int64 coordinates a
-count, and slabs are kept within the budget of a `BlockCache`.
+TileDB-SOMA's default layout, aligned to it. Decoded slabs are kept, in the narrowest types that hold their
+numbers, while there is room. Queries ask for no order of the result: sorted ones take ten times as long.
 """
 
-import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
-from loaders.blocks import BlockCache
+from loaders.coordinates import csr_of
+from loaders.gather import frozen
+from loaders.kept import Kept
+from loaders.layout import index_dtype, narrowest_unsigned
+from loaders.runs import Runs
+from loaders.soma_errors import readable
 
 SLAB_CELLS = 2_048
-SLABS_AT_ONCE = 4  # neighbouring slabs fetched by one query
-PARTS = ("data", "indices", "indptr")
+SLABS_AT_ONCE = 2  # claimed by one thread; neighbours among them are fetched by one query
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Decoded rows: ends (r + 1,) of each, narrow indices and data; read-only."""
+
+    first: int
+    ends: IntArray
+    indices: NDArray[Any]
+    data: NDArray[Any]
+
+    @property
+    def nbytes(self) -> int:
+        return self.ends.nbytes + self.indices.nbytes + self.data.nbytes
 
 
 class CountSlabs:
     """Rows and columns of a matrix that is open for reading; safe to use from several threads.
 
-    array   SOMASparseNDArray of two dimensions: cells, features
-    rows    (N,) ascending joinids of the cells wanted
-    columns (G,) ascending joinids of the features
+    array         SOMASparseNDArray of two dimensions: cells, features
+    rows          (N,) ascending joinids of the cells wanted
+    columns       (G,) ascending joinids of the features
+    budget_bytes  of decoded slabs that are kept
     """
 
-    def __init__(self, array: Any, rows: IntArray, columns: IntArray, *, cache: BlockCache) -> None:
+    def __init__(self, array: Any, rows: IntArray, columns: IntArray, *, budget_bytes: int) -> None:
         self._array = array
         self._rows = rows
         self._place_of_column = _lookup(columns, 0, int(columns[-1]) + 1)
         self._n_columns = len(columns)
-        self._cache = cache
-        self._querying = threading.Lock()
+        self._kept: Kept[int, Slab] = Kept(budget_bytes)
         self.dtype = np.dtype(array.schema.field("soma_data").type.to_pandas_dtype())
 
+    def slab_of(self, places: IntArray) -> IntArray:
+        """The slab in which each of the wanted cells ``places`` (m,) lies."""
+        return self._rows[places] // SLAB_CELLS
+
     def take(self, places: IntArray) -> csr_matrix:
-        """Counts (m, G) of the wanted cells number ``places`` (m,), which must not descend."""
-        slab_of = self._rows[places] // SLAB_CELLS
-        parts = [csr_matrix((0, self._n_columns), dtype=self.dtype)]
-        for run in _runs(np.unique(slab_of)):
-            slabs = self._fetch(run)
-            for slab in run:
-                begin, end = np.searchsorted(slab_of, [slab, slab + 1])
-                parts.append(slabs[slab][places[begin:end] - self._bounds(slab)[0]])
-        return csr_matrix(sparse.vstack(parts, format="csr"))
+        """Counts (m, G) of the wanted cells number ``places`` (m,), in the order asked for."""
+        slab_of = self.slab_of(places)
+        slabs = self._slabs(np.unique(slab_of))
+        parts = [(slab, np.flatnonzero(slab_of == number)) for number, slab in slabs.items()]
+        lengths = np.zeros(len(places) + 1, dtype=np.int64)
+        for slab, at in parts:
+            within = places[at] - slab.first
+            lengths[at + 1] = slab.ends[within + 1] - slab.ends[within]
+        ends = np.cumsum(lengths)
+        of_indices = index_dtype(int(ends[-1]), self._n_columns)
+        indices, data = np.empty(ends[-1], dtype=of_indices), np.empty(ends[-1], dtype=self.dtype)
+        for slab, at in parts:
+            runs = Runs(slab.ends[places[at] - slab.first], lengths[at + 1], ends[at])
+            runs.copy(slab.indices, indices, limit=None, what=self._array.uri)
+            runs.copy(slab.data, data, limit=None, what=self._array.uri)
+        counts = csr_matrix((data, indices, ends.astype(of_indices)), shape=(len(places), self._n_columns))
+        counts.has_canonical_format = True
+        return counts
 
-    def _bounds(self, slab: int) -> tuple[int, int]:
-        """First of the wanted cells that lie in a slab, and the one behind the last."""
-        begin, end = np.searchsorted(self._rows, [slab * SLAB_CELLS, (slab + 1) * SLAB_CELLS])
-        return int(begin), int(end)
+    def _slabs(self, wanted: IntArray) -> dict[int, Slab]:
+        """Slabs by number, ascending as ``wanted`` do; those of other threads' making are waited for last."""
+        found: dict[int, Slab] = {}
+        others: dict[int, Future[Slab]] = {}
+        for begin in range(0, len(wanted), SLABS_AT_ONCE):
+            claim = self._kept.claim(wanted[begin : begin + SLABS_AT_ONCE].tolist())
+            found |= claim.there
+            others |= claim.others
+            try:
+                for run in _runs(claim.mine):
+                    found |= self._query(run)
+            except BaseException as error:
+                self._kept.fail(claim.mine, error)
+                raise
+        found |= {slab: promised.result() for slab, promised in others.items()}
+        return {slab: found[slab] for slab in wanted.tolist()}
 
-    def _fetch(self, run: list[int]) -> dict[int, csr_matrix]:
-        """Neighbouring slabs, those that are not kept by one query from the first to the last of them."""
-        slabs = self._kept(run)
-        if len(slabs) == len(run):
-            return slabs
-        # A query uses all cores by itself, and what another thread waits for is likely the same slab.
-        with self._querying:
-            slabs |= self._kept([slab for slab in run if slab not in slabs])
-            missing = [slab for slab in run if slab not in slabs]
-            if missing:
-                slabs |= self._query(missing)
-        return slabs
-
-    def _kept(self, run: list[int]) -> dict[int, csr_matrix]:
-        found = {slab: [self._cache.get((part, slab)) for part in PARTS] for slab in run}
-        return {
-            slab: csr_matrix(tuple(parts), shape=(len(parts[2]) - 1, self._n_columns))
-            for slab, parts in found.items()
-            if parts[0] is not None and parts[1] is not None and parts[2] is not None
-        }
-
-    def _query(self, missing: list[int]) -> dict[int, csr_matrix]:
-        """Read the matrix from the first to the last of the slabs ``missing``, and keep these."""
-        begin, end = self._bounds(missing[0])[0], self._bounds(missing[-1])[1]
-        counts = self._read(begin, end)
+    def _query(self, run: list[int]) -> dict[int, Slab]:
+        """Read neighbouring slabs, and deliver each."""
+        bounds = np.searchsorted(self._rows, np.append(run, run[-1] + 1) * SLAB_CELLS).tolist()
+        counts = self._read(bounds[0], bounds[-1])
         slabs = {}
-        for slab in missing:
-            first, last = self._bounds(slab)
-            # A copy, so that a slab that is kept does not hold the whole run.
-            slabs[slab] = counts[first - begin : last - begin].copy()
-            for part in PARTS:
-                self._cache.put((part, slab), getattr(slabs[slab], part))
+        for slab, begin, end in zip(run, bounds[:-1], bounds[1:], strict=True):
+            slabs[slab] = _narrowed(counts[begin - bounds[0] : end - bounds[0]], first=begin)
+            self._kept.deliver(slab, slabs[slab])
         return slabs
 
     def _read(self, begin: int, end: int) -> csr_matrix:
-        """Counts of the wanted cells ``begin`` .. ``end``, by a range of rows and no constraint on columns.
-
-        In the order in which they are stored: sorting here costs less than a sorted result of the query.
-        """
+        """Counts of the wanted cells ``begin`` .. ``end``: a range of rows, no constraint on columns."""
         first, last = int(self._rows[begin]), int(self._rows[end - 1])
-        place_of_row = _lookup(self._rows[begin:end], first, last + 1)
-        none = np.empty(0, dtype=np.int32)
-        parts = [(none, none, none.astype(self.dtype))]
-        for table in self._array.read((slice(first, last),)).tables():
-            rows = place_of_row[table["soma_dim_0"].to_numpy() - first]
-            wanted = slice(None) if (rows >= 0).all() else rows >= 0
-            columns = self._columns_of(table["soma_dim_1"].to_numpy())
-            parts.append((rows[wanted], columns[wanted], table["soma_data"].to_numpy()[wanted]))
-        rows, columns, data = (np.concatenate(part) for part in zip(*parts, strict=True))
-        # Building CSR from coordinates adds up repeated ones and sorts each row.
-        return csr_matrix((data, (rows, columns)), shape=(end - begin, self._n_columns))
-
-    def _columns_of(self, joinids: IntArray) -> NDArray[np.int32]:
-        """Places of features; refuses one that var does not have."""
-        if joinids.max(initial=0) < len(self._place_of_column):
-            columns = self._place_of_column[joinids]
-            if columns.min(initial=0) >= 0:
-                return columns
-        raise ValueError(
-            f"{self._array.uri} has counts in columns that no row of var describes: the experiment is "
-            f"damaged, or was being written while it was read."
+        names = ("soma_dim_0", "soma_dim_1", "soma_data")
+        with readable(self._array.uri):
+            tables = [
+                tuple(table[name].to_numpy() for name in names)
+                for table in self._array.read((slice(first, last),)).tables()
+            ]
+        counts = csr_of(
+            tables,
+            first_row=first,
+            place_of_row=_lookup(self._rows[begin:end], first, last + 1),
+            place_of_column=self._place_of_column,
+            shape=(end - begin, self._n_columns),
+            dtype=self.dtype,
         )
+        if counts is None:
+            raise ValueError(
+                f"{self._array.uri} has counts in columns that no row of var describes: the experiment is "
+                f"damaged, or was being written while it was read."
+            )
+        return counts
+
+
+def _narrowed(counts: csr_matrix, *, first: int) -> Slab:
+    """A copy, in the narrowest types. Values that are no counts keep their type."""
+    data = counts.data
+    if len(data) and data.min() >= 0 and data.max() < 2**32:
+        narrow = data.astype(narrowest_unsigned(int(data.max())))
+        data = narrow if np.array_equal(narrow, data) else data
+    indices = counts.indices.astype(narrowest_unsigned(counts.shape[1]))
+    return Slab(first, frozen(counts.indptr.astype(np.int64)), frozen(indices), frozen(data.copy()))
 
 
 def _lookup(joinids: IntArray, first: int, stop: int) -> NDArray[np.int32]:
@@ -127,9 +151,7 @@ def _lookup(joinids: IntArray, first: int, stop: int) -> NDArray[np.int32]:
     return places
 
 
-def _runs(slabs: IntArray) -> Iterator[list[int]]:
-    """Runs of consecutive slabs, at most `SLABS_AT_ONCE` long."""
-    for _, group in groupby(enumerate(slabs.tolist()), key=lambda item: item[1] - item[0]):
-        run = [slab for _, slab in group]
-        for begin in range(0, len(run), SLABS_AT_ONCE):
-            yield run[begin : begin + SLABS_AT_ONCE]
+def _runs(slabs: list[int]) -> Iterator[list[int]]:
+    """Runs of consecutive slabs."""
+    for _, group in groupby(enumerate(slabs), key=lambda item: item[1] - item[0]):
+        yield [slab for _, slab in group]

@@ -4,31 +4,35 @@ Regions, credentials and the like are TileDB's settings, taken from its environm
 ``vfs.s3.region`` is TILEDB_VFS_S3_REGION, for a public bucket TILEDB_VFS_S3_NO_SIGN_REQUEST=true.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
-from loaders.blocks import BlockCache
+from loaders.identity import digest_of_names
+from loaders.soma_errors import first_line, readable
 from loaders.soma_frames import (
     CELL_NAMES,
     FEATURE_NAMES,
     annotations,
     columns_of,
     features_of,
-    first_line,
     name_column,
     selected_joinids,
 )
-from loaders.soma_slabs import CountSlabs
+from loaders.soma_identity import digest_of_sample
+from loaders.soma_slabs import SLAB_CELLS, CountSlabs
 from loaders.store import RNA, CellStore, categorical, pick_layer, require_column
 
 DEFAULT_MEASUREMENT = "RNA"
-BUFFER_BYTES = 16 * 2**20  # of a column of a query's result; TileDB-SOMA would reserve 1 GiB
+BUFFER_BYTES = 32 * 2**20  # of a column of a query's result; TileDB-SOMA would reserve 1 GiB
+TILES_BYTES = 512 * 2**20  # of tiles, compressed and decoded, within TileDB; by itself it takes 2 GB more
+KEPT_BYTES = 2**30  # of decoded cells
+KEPT_BYTES_OF_COUNT = 6  # index and value of a decoded count, about
 
 
 def is_experiment(uri: str) -> bool:
@@ -48,7 +52,8 @@ def open_soma(
 ) -> CellStore:
     """Reader of the SOMA experiment at ``uri``, an absolute path or URI; options as in `open_store`.
 
-    Raises ValueError for what is no experiment, or an option that does not fit it.
+    Raises ValueError for what is no experiment, or an option that does not fit it; OSError for one that is
+    damaged.
     """
     import tiledbsoma
 
@@ -59,20 +64,22 @@ def open_soma(
             f"{uri} cannot be opened as a SOMA experiment: {first_line(error)} Give the experiment itself, "
             f"which holds obs and ms, not a part of it."
         ) from error
-    return SomaStore(
-        experiment,
-        uri=uri,
-        measurement=measurement or DEFAULT_MEASUREMENT,
-        layer=layer,
-        obs_filter=obs_filter,
-        feature_column=feature_column,
-    )
+    with readable(uri):
+        return SomaStore(
+            experiment,
+            uri=uri,
+            measurement=measurement or DEFAULT_MEASUREMENT,
+            layer=layer,
+            obs_filter=obs_filter,
+            feature_column=feature_column,
+        )
 
 
 class SomaStore:
     """`CellStore` over the obs, var and one X layer of an experiment; rows are joinids in ascending order."""
 
     kind = "soma"
+    slab_cells = SLAB_CELLS
 
     def __init__(
         self,
@@ -87,7 +94,7 @@ class SomaStore:
         self.uri = uri
         source = _measurement(experiment, measurement, uri)
         layer = _layer(source, layer, uri)
-        counts = source.X[layer]
+        counts = self._counts = source.X[layer]
         # What is opened through an experiment closes with it.
         self._experiment = experiment
         self._obs = experiment.obs
@@ -99,12 +106,15 @@ class SomaStore:
         columns, names = features_of(source.var, feature_column, uri)
         self.features: Mapping[str, tuple[str, ...]] = {RNA: names}
         _require_within(counts, self._joinids, columns, uri)
-        self._slabs = CountSlabs(counts, self._joinids, columns, cache=BlockCache())
+        self._slabs = CountSlabs(counts, self._joinids, columns, budget_bytes=KEPT_BYTES)
+        cells = max(int(counts.shape[0]), 1)
+        self.kept_cells = KEPT_BYTES * cells // (KEPT_BYTES_OF_COUNT * max(int(counts.nnz), 1))
         self._identity = {
             "cells": self.n_cells,
             "features": len(names),
             "stored_values": int(counts.nnz),
             "matrix": list(counts.shape),
+            "names": digest_of_names(names),
             "measurement": measurement,
             "layer": layer,
             "obs_filter": obs_filter,
@@ -126,16 +136,13 @@ class SomaStore:
 
     def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
         assert modality in self.features
-        ascending = np.argsort(rows, kind="stable")
-        counts = self._slabs.take(rows[ascending])
-        if (ascending[1:] > ascending[:-1]).all():
-            return counts
-        asked = np.empty_like(ascending)
-        asked[ascending] = np.arange(len(rows))
-        return counts[asked]
+        return self._slabs.take(rows)
+
+    def slab_of(self, rows: IntArray) -> IntArray:
+        return self._slabs.slab_of(rows)
 
     def identity(self) -> dict[str, Any]:
-        return dict(self._identity)
+        return {**self._identity, "sample": digest_of_sample(self._counts, self._joinids)}
 
     def _annotations(self, column: str, joinids: IntArray) -> pd.Series:
         return annotations(self._obs, column, joinids, value_filter=self._obs_filter)
@@ -144,7 +151,10 @@ class SomaStore:
 def _context() -> Any:
     import tiledbsoma
 
-    return tiledbsoma.SOMATileDBContext(tiledb_config={"soma.init_buffer_bytes": BUFFER_BYTES})
+    settings = {"soma.init_buffer_bytes": str(BUFFER_BYTES)}
+    if "TILEDB_SM_MEM_TOTAL_BUDGET" not in os.environ:
+        settings["sm.mem.total_budget"] = str(TILES_BYTES)
+    return tiledbsoma.SOMATileDBContext(tiledb_config=settings)
 
 
 def _measurement(experiment: Any, name: str, uri: str) -> Any:

@@ -33,6 +33,10 @@ class StackedStore:
         self._columns = [_columns_of(store, stores[0]) for store in stores]
         self._begins = np.cumsum([0] + [store.n_cells for store in stores])
         self.n_cells = int(self._begins[-1])
+        self.slab_cells = max(store.slab_cells for store in stores)
+        # They may share the room for decoded cells: what one alone would keep can be relied on.
+        decoding = (store.kept_cells for store in stores if store.slab_cells > 1)
+        self.kept_cells = min(decoding, default=self.n_cells)
 
     @property
     def obs_columns(self) -> tuple[str, ...]:
@@ -67,6 +71,14 @@ class StackedStore:
         moved = csr_matrix((counts.data, columns[counts.indices], counts.indptr), shape=counts.shape)
         moved.sort_indices()
         return moved
+
+    def slab_of(self, rows: IntArray) -> IntArray:
+        slabs, first = np.empty(len(rows), dtype=np.int64), 0
+        of_row = np.searchsorted(self._begins, rows, side="right") - 1
+        for i, store in enumerate(self.stores):
+            slabs[of_row == i] = first + store.slab_of(rows[of_row == i] - self._begins[i])
+            first += store.n_cells + 1
+        return slabs
 
     def identity(self) -> dict[str, Any]:
         return {"stores": [store.identity() for store in self.stores]}

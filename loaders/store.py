@@ -25,11 +25,16 @@ class CellStore(Protocol):
     kind      which reader this is
     n_cells   rows
     features  per modality the names of its columns, in order
+
+    slab_cells  about how many neighbouring cells are decoded to read one; 1 where any row costs the same
+    kept_cells  about how many cells it keeps decoded in memory
     """
 
     uri: str
     kind: str
     n_cells: int
+    slab_cells: int
+    kept_cells: int
     features: Mapping[str, tuple[str, ...]]
 
     @property
@@ -51,6 +56,10 @@ class CellStore(Protocol):
     def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
         """Counts of ``rows`` (m,), each at most once, in the order asked for: CSR (m, G), indices sorted,
         dtype as stored."""
+        ...
+
+    def slab_of(self, rows: IntArray) -> IntArray:
+        """Number of the slab, what is decoded at once, in which each of ``rows`` (m,) lies; they ascend."""
         ...
 
     def identity(self) -> dict[str, Any]:
@@ -81,9 +90,13 @@ def categorical(values: Any) -> pd.Categorical:
 def require_column(column: str, columns: tuple[str, ...], uri: str) -> None:
     """Raise ValueError listing the columns there are unless ``column`` is one."""
     if column not in columns:
-        raise ValueError(
-            f"{uri} has no obs column {column!r}. Its columns: {', '.join(columns) or 'none at all'}."
-        )
+        raise no_column(column, columns, uri)
+
+
+def no_column(column: str, columns: tuple[str, ...], uri: str) -> ValueError:
+    """The error that says which annotations of cells there are instead."""
+    known = ", ".join(columns) or "none at all: give prepare a table of them (--obs TABLE)"
+    return ValueError(f"{uri} has no obs column {column!r}. Its columns: {known}.")
 
 
 def pick_layer(layer: str | None, layers: tuple[str, ...], *, has_x: bool, uri: str) -> None:

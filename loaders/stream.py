@@ -11,12 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import CellBatch, IntArray
 from loaders.balanced import Balance, BalancedOrder
-from loaders.order import BatchPlan, CellOrder, Granularity, Order, sequential
+from loaders.granularity import Granularity, order_of
+from loaders.order import BatchPlan, CellOrder, sequential
 from loaders.prepared import Prepared
 
 READERS = 2
@@ -27,10 +28,12 @@ class CellStream:
     """This worker's shares of the global batches of one split, from ``cells_seen`` on.
 
     batch_cells  cells of a global batch, over all workers
-    lanes        the most workers that can share it; None takes what `Order` does
+    granularity  where the cells of a batch come from, and
+    lanes        the most workers that can share it: see `order_of`
     balance      draw rare classes of a label more often (loaders/balanced.py); None: every cell once an epoch
     cells_seen   where to begin: 0, or the ``cells_seen`` of the last batch that was used
     epochs       stop when the split has been seen this often, counted from the start of training; None: never
+    dtype        of the counts; None: as they are stored, narrow where cells are packed (a GPU widens them)
     read_ahead   batches that may be ready or in the making while the consumer works
     threads      threads that read; no more than ``read_ahead`` have work
 
@@ -47,13 +50,14 @@ class CellStream:
         split: str = "train",
         batch_cells: int,
         seed: int = 0,
-        granularity: Granularity = "uniform",
+        granularity: Granularity = "auto",
         lanes: int | None = None,
         balance: Balance | None = None,
         rank: int = 0,
         world: int = 1,
         cells_seen: int = 0,
         epochs: int | None = None,
+        dtype: DTypeLike | None = None,
         read_ahead: int = 2,
         threads: int = READERS,
     ) -> None:
@@ -62,7 +66,7 @@ class CellStream:
         if not len(self._rows):
             raise ValueError(f"the prepared atlas {prepared.path} has no {split} cells.")
         self.order: CellOrder = (
-            Order(len(self._rows), batch_cells, seed, granularity, lanes)
+            order_of(prepared, self._rows, batch_cells, seed, granularity=granularity, lanes=lanes)
             if balance is None
             else BalancedOrder(
                 _classes(prepared, self._rows, balance.label, granularity),
@@ -76,6 +80,7 @@ class CellStream:
         _require_read_ahead(read_ahead, threads)
         self._rank, self._world = rank, world
         self._epochs = epochs
+        self._dtype = dtype
         self.read_ahead, self._threads = read_ahead, threads
         self.seek(cells_seen)
         self.wait_seconds = 0.0
@@ -126,14 +131,14 @@ class CellStream:
 
     def _batch(self, cells_seen: int) -> CellBatch:
         plan = self.order.batch(cells_seen, rank=self._rank, world=self._world)
-        return read_batch(self.prepared, self._rows, plan)
+        return read_batch(self.prepared, self._rows, plan, dtype=self._dtype)
 
 
 def _classes(
     prepared: Prepared, rows: IntArray, label: str, granularity: Granularity
 ) -> NDArray[np.integer[Any]]:
     """Codes (n,) of one label, -1 = unlabelled, narrow: the labels of all cells are never held widened."""
-    if granularity != "uniform":
+    if granularity == "blocks":
         raise ValueError(
             f"class-balanced batches take cells from all over the atlas: granularity {granularity!r} cannot "
             f"hold their reads together. Set granularity='uniform', on an atlas prepared with repack."
@@ -171,26 +176,28 @@ def in_order(
     return _read_behind(lambda plan: read_batch(prepared, rows, plan), plans, read_ahead, READERS)
 
 
-def read_batch(prepared: Prepared, split_rows: IntArray, plan: BatchPlan) -> CellBatch:
-    """The cells that ``plan`` names, of the split whose rows are ``split_rows``."""
+def read_batch(
+    prepared: Prepared, split_rows: IntArray, plan: BatchPlan, *, dtype: DTypeLike | None = None
+) -> CellBatch:
+    """The cells that ``plan`` names, of the split whose rows are ``split_rows``; ``dtype`` of the counts."""
     rows = split_rows[plan.places]
     return CellBatch(
         rows=rows,
         positions=plan.positions,
         global_cells=plan.global_cells,
         cells_seen=plan.cells_seen_after,
-        counts=_read_counts(prepared, rows),
+        counts=_read_counts(prepared, rows, dtype),
         labels=prepared.labels(rows),
     )
 
 
-def _read_counts(prepared: Prepared, rows: IntArray) -> tuple[csr_matrix, ...]:
+def _read_counts(prepared: Prepared, rows: IntArray, dtype: DTypeLike | None) -> tuple[csr_matrix, ...]:
     """Counts of ``rows``; a class-balanced batch may hold a cell twice, which stores are asked for once."""
     ascending = np.sort(rows)
     if (ascending[1:] > ascending[:-1]).all():
-        return prepared.read(rows)
+        return prepared.read(rows, dtype=dtype)
     once, of_row = np.unique(rows, return_inverse=True)
-    return tuple(counts[of_row] for counts in prepared.read(once))
+    return tuple(counts[of_row] for counts in prepared.read(once, dtype=dtype))
 
 
 def _read_behind[P, T](

@@ -81,7 +81,8 @@ def train_small(stages: Any, *, data: Path, run: Path, overrides: Sequence[str] 
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics, without what depends on the clock."""
+    """The rows of a run's metrics, without what depends on the clock and without notes of restarts."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "note" not in row]
     timed = {"cells_per_second", "data_wait_share"}
     return [{name: value for name, value in row.items() if name not in timed} for row in rows]

@@ -1,7 +1,8 @@
 """Training: two stages, one loop."""
 
 from .config import FlowStageConfig, StageConfig, TrainConfig
-from .loop import Cells, NonFiniteLossError, run_stage
+from .loop import run_stage
+from .stage_run import Cells, NonFiniteLossError
 from .stages import AutoencoderStage, FlowStage, LatentBatch
 
 __all__ = [

@@ -2,14 +2,16 @@
 
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..files import read_json, write_directory, write_json
+from ..files import flush, read_json, write_directory, write_json
 from .optimisation import AveragedWeights
+from .resuming import Circumstances
 
 KEPT = 2
 STATE_FILE = "state.json"
@@ -20,11 +22,14 @@ Tensors = dict[str, torch.Tensor]
 class TrainState:
     """The position of a stage: everything that is not a tensor.
 
-    cells_seen        cells seen by all workers together
+    cells_seen        cells seen by all workers together; with the seed, the key of every random draw
     best_loss         lowest validation loss so far, at ``best_cells_seen``
     without_better    validations since
     stopped           the stage ended before its budget, by patience
-    threads           intra-op threads: with the world size, what bitwise equality on resume needs
+    made_of           seed, configuration of the stage, and digests of what it is trained on: of another
+                      run's checkpoint nothing is resumed
+    circumstances     of the training that wrote it: what the rounding depends on
+    versions          of the packages that wrote it
     """
 
     cells_seen: int = 0
@@ -32,8 +37,45 @@ class TrainState:
     best_cells_seen: int = 0
     without_better: int = 0
     stopped: bool = False
-    threads: int = 0
-    world_size: int = 1
+    made_of: dict[str, Any] = field(default_factory=dict)
+    circumstances: Circumstances = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A stage at one moment, in memory of its own: training may go on while it is written."""
+
+    state: dict[str, Any]
+    network: Tensors
+    averaged: Tensors
+    optimiser: Tensors
+    best: Tensors | None
+
+    @staticmethod
+    def of(
+        state: TrainState,
+        *,
+        network: nn.Module,
+        averaged: AveragedWeights,
+        optimiser: torch.optim.Optimizer,
+        best: Tensors | None,
+    ) -> "Snapshot":
+        """Copy everything that changes; ``best`` is replaced as a whole when it changes."""
+        return Snapshot(
+            asdict(state),
+            _copied(dict(network.named_parameters())),
+            _copied(averaged.weights),
+            _copied(optimiser_tensors(optimiser)),
+            best,
+        )
+
+
+def _copied(tensors: Tensors) -> Tensors:
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> Tensors:
@@ -57,28 +99,21 @@ def checkpoints(directory: Path) -> list[Path]:
     return sorted(p for p in found if re.fullmatch(r"\d{15}", p.name))
 
 
-def save_checkpoint(
-    directory: Path,
-    state: TrainState,
-    *,
-    network: nn.Module,
-    averaged: AveragedWeights,
-    optimiser: torch.optim.Optimizer,
-    best: Tensors | None,
-) -> Path:
-    """Write ``directory/<cells_seen>``, then remove all but the newest two."""
+def save_checkpoint(directory: Path, snapshot: Snapshot) -> Path:
+    """Write ``directory/<cells_seen>`` aside, flush it, rename it; then remove all but the newest two."""
     from safetensors.torch import save_file
 
-    path = directory / f"{state.cells_seen:015d}"
+    path = directory / f"{snapshot.state['cells_seen']:015d}"
     with write_directory(path) as aside:
-        save_file(
-            {n: p.detach().contiguous() for n, p in network.named_parameters()}, aside / "network.safetensors"
-        )
-        save_file(averaged.weights, aside / "averaged.safetensors")
-        save_file(optimiser_tensors(optimiser), aside / "optimiser.safetensors")
-        if best is not None:
-            save_file(best, aside / "best.safetensors")
-        write_json(aside / STATE_FILE, asdict(state))
+        save_file(snapshot.network, aside / "network.safetensors")
+        save_file(snapshot.averaged, aside / "averaged.safetensors")
+        save_file(snapshot.optimiser, aside / "optimiser.safetensors")
+        if snapshot.best is not None:
+            save_file(snapshot.best, aside / "best.safetensors")
+        write_json(aside / STATE_FILE, snapshot.state)
+        for written in (*aside.iterdir(), aside):
+            flush(written)
+    flush(directory)
     for old in checkpoints(directory)[:-KEPT]:
         shutil.rmtree(old)
     return path

@@ -110,7 +110,8 @@ class TrainConfig:
     precision   of matrix products; "auto": bfloat16 on a GPU, float32 on a CPU (where bfloat16 is slower).
                 Likelihoods, losses and the ODE state are float32 always
     threads     CPU threads of each worker; 0: the cores of the machine shared among its workers
-    granularity order of the cells: "uniform", or "windowed" for stores where random rows are slow
+    granularity order of the cells: "uniform"; "blocks" for stores where random rows are slow; "auto" takes
+                what suits the store
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -119,4 +120,4 @@ class TrainConfig:
     seed: int = 0
     precision: Precision = "auto"
     threads: int = 0
-    granularity: Literal["uniform", "windowed"] = "uniform"
+    granularity: Literal["auto", "uniform", "blocks"] = "auto"

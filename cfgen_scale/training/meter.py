@@ -18,16 +18,16 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        self.loss = torch.zeros((), dtype=torch.float64)
+        self.loss = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         self.cells, self.began, self.waited_before = 0, time.monotonic(), self.waited()
 
     def add(self, loss_sum: torch.Tensor, global_cells: int) -> None:
-        self.loss += loss_sum.detach().double().cpu()
+        self.loss += loss_sum.detach().double()
         self.cells += global_cells
 
     def read(self) -> dict[str, float]:
         """Loss per cell over all workers, cells/s, share of the time spent waiting for data; restarts."""
-        total = self.accelerator.reduce(self.loss.to(self.accelerator.device).float(), reduction="sum")
+        total = self.accelerator.reduce(self.loss.float(), reduction="sum")
         seconds = max(time.monotonic() - self.began, 1e-9)
         row = {
             "loss": float(total) / max(self.cells, 1),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LINK_FILE = "mlflow.json"
-NOT_METRICS = {"stage", "cells_seen", "cells_total"}
+NOT_METRICS = {"stage", "cells_seen", "cells_total", "note"}
 # MLflow's own limits.
 METRICS_A_BATCH, PARAMS_A_BATCH, DIGEST_CHARACTERS = 1000, 100, 36
 
@@ -85,13 +85,16 @@ class Tracker:
         """Log rows of metrics.jsonl as ``STAGE/METRIC`` at step cells_seen.
 
         A step that a metric has already reached is left out, so that giving rows again, after a restart or a
-        resume that repeats steps, changes nothing. (MLflow itself would keep both.)
+        resume that repeats steps, changes nothing. (MLflow itself would keep both.) A note becomes the tag
+        ``note.STAGE.CELLS_SEEN``.
         """
         from mlflow.entities import Metric
 
         now, metrics, steps = int(time.time() * 1000), [], dict(self._last_steps)
         for row in rows:
             step = int(row["cells_seen"])
+            if "note" in row:
+                self.client.set_tag(self.run_id, f"note.{row['stage']}.{step}", row["note"])
             for name in sorted(row.keys() - NOT_METRICS):
                 key = f"{row['stage']}/{name}"
                 if step > steps.get(key, -1):

@@ -4,8 +4,10 @@ The peers are given counts alone; ours hand over labels with them. Where a peer 
 documentation offers, those named here are tried and the fastest is kept.
 """
 
+import shutil
+import sys
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ from tests.benchmarks.loader_stores import (
     IN_PLACE,
     PACKED,
     SOMA,
+    SOMA_CACHE,
     SOMA_IN_PLACE,
 )
 
@@ -121,42 +124,42 @@ def our_batches(
     epoch: Epoch,
     settings: Settings,
     *,
-    windowed: bool = False,
     widened: bool = False,
     dense: bool = False,
+    caching: bool = False,
 ) -> Batches:
-    """`CellStream` over what `prepare` made: counts as stored, as float32, or dense in reused buffers."""
-    from loaders import CellStream, DenseBatches, Prepared
+    """`CellStream` over what `prepare` made: counts as stored, as float32, or dense in reused buffers; or
+    copied to a new cache on their way."""
+    from loaders import CellStream, DenseBatches
 
+    cache = None
+    if caching:
+        cache = epoch.root / "new-cache"
+        shutil.rmtree(cache, ignore_errors=True)
     stream = CellStream(
-        Prepared.open(epoch.root / epoch.store),
+        our_prepared(epoch.root, epoch.store, cache=cache),
         split="all",
         batch_cells=epoch.batch_cells,
         seed=epoch.seed,
-        granularity="windowed" if windowed else "uniform",
         epochs=1,
         threads=epoch.cores,
+        dtype=np.float32 if widened else None,
     )
     if dense:
         return (Batch(b.rows, b.counts[0]) for b in DenseBatches(stream))
-    if widened:
-        wide = stream.handed_over(lambda b, turn: Batch(b.rows, widen(b.counts[0])), end=stream.order.n_cells)
-        return (batch for batch in wide)
     return (Batch(b.rows, b.counts[0]) for b in stream)
 
 
-def widen(counts: csr_matrix) -> csr_matrix:
-    """int32 + float32, what torch and scipy compute with."""
-    return csr_matrix(
-        (counts.data.astype(np.float32), counts.indices.astype(np.int32, copy=False), counts.indptr),
-        shape=counts.shape,
-    )
+def our_prepared(root: Path, store: str, cache: Path | None = None) -> Any:
+    from loaders import Prepared
+
+    if store == SOMA_CACHE:
+        return Prepared.open(root / SOMA_IN_PLACE, cache=root / SOMA_CACHE)
+    return Prepared.open(root / store, cache=cache)
 
 
 def our_rows(root: Path, store: str) -> IntArray:
-    from loaders import Prepared
-
-    rows = Prepared.open(root / store).source_rows
+    rows: IntArray = our_prepared(root, store).source_rows
     return annbatch_rows(root, ANNBATCH)[rows] if store == ANNBATCH_IN_PLACE else rows
 
 
@@ -200,9 +203,14 @@ def loaders(codecs: tuple[str, ...]) -> dict[str, Loader]:
         Loader(CSR_PEER, ANNBATCH, "CSR", "", annbatch_batches, annbatch_rows, chunks, _preloaded),
         Loader(DENSE_PEER, ANNBATCH, "dense", "", annbatch_to_dense, annbatch_rows, chunks, _preloaded),
         Loader(SOMA_PEER, SOMA, "CSR", "", soma_ml_batches, same_rows, reads, lambda s: s["io_batch_size"]),
-        _ours("SOMA in place", SOMA_IN_PLACE, SOMA_PEER, windowed=True),
-        _ours("AnnData-Zarr in place", IN_PLACE, windowed=True),
-        _ours("annbatch's store in place", ANNBATCH_IN_PLACE, windowed=True),
+        replace(_ours("SOMA in place", SOMA_IN_PLACE, SOMA_PEER), window=_whole_epoch),
+        replace(
+            _ours("SOMA in place, into a new cache", SOMA_IN_PLACE, SOMA_PEER, caching=True),
+            window=_whole_epoch,
+        ),
+        _ours("SOMA from its cache", SOMA_CACHE, SOMA_PEER),
+        _ours("AnnData-Zarr in place", IN_PLACE),
+        _ours("annbatch's store in place", ANNBATCH_IN_PLACE),
     ]
     for codec in codecs:
         store = f"{PACKED}-{codec}"
@@ -220,6 +228,11 @@ def _ours(what: str, store: str, rival: str = CSR_PEER, **how: bool) -> Loader:
 
 def _with(batches: Callable[..., Batches], **how: bool) -> Callable[[Epoch, Settings], Batches]:
     return lambda epoch, settings: batches(epoch, settings, **how)
+
+
+def _whole_epoch(settings: Settings) -> int:
+    """The first batch takes from 64 slabs: what follows comes of what was read for it."""
+    return sys.maxsize
 
 
 def _preloaded(settings: Settings) -> int:

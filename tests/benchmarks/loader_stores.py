@@ -25,6 +25,7 @@ from tests.benchmarks.simulated_atlas import DONORS, TYPES, SimulatedAtlas, writ
 
 ATLAS, ANNBATCH, SOMA = "atlas.zarr", "annbatch.zarr", "soma"
 IN_PLACE, ANNBATCH_IN_PLACE, SOMA_IN_PLACE = "in-place", "annbatch-in-place", "soma-in-place"
+SOMA_CACHE = "soma-cache"  # the cells of SOMA_IN_PLACE, copied by reading them
 PACKED = "packed"  # packed-CODEC with a codec that `loaders.prepare` is told
 FRAGMENT_NON_ZEROS = 100_000_000  # written to SOMA at once: tiledbsoma.io's own goal
 
@@ -46,7 +47,12 @@ def build(name: str, root: Path, *, cells: int) -> dict[str, Any]:
 
 def needs(name: str) -> tuple[str, ...]:
     """The stores that a store is made from, and read from where it is prepared in place."""
-    return {ATLAS: (), ANNBATCH_IN_PLACE: (ANNBATCH,), SOMA_IN_PLACE: (SOMA,)}.get(name, (ATLAS,))
+    return {
+        ATLAS: (),
+        ANNBATCH_IN_PLACE: (ANNBATCH,),
+        SOMA_IN_PLACE: (SOMA,),
+        SOMA_CACHE: (SOMA_IN_PLACE,),
+    }.get(name, (ATLAS,))
 
 
 def files(name: str, root: Path) -> list[Path]:
@@ -114,6 +120,15 @@ def prepare_ours(source: str, root: Path, out: Path, *, cells: int, **options: A
         raise ValueError(f"{out} holds {kept} cells and categories of the {cells:,} cells of the atlas.")
 
 
+def fill_cache(root: Path, out: Path, *, cells: int) -> None:
+    """All cells read once through a cache, as a first epoch does."""
+    from loaders import CellStream, Prepared
+
+    prepared = Prepared.open(root / SOMA_IN_PLACE, cache=out)
+    for _ in CellStream(prepared, split="all", batch_cells=4_096, epochs=1):
+        pass
+
+
 def writer(name: str) -> Callable[..., None]:
     """The function that writes a store. Raises ValueError for a name that is none."""
     known: dict[str, Callable[..., None]] = {
@@ -122,6 +137,7 @@ def writer(name: str) -> Callable[..., None]:
         IN_PLACE: partial(prepare_ours, ATLAS),
         ANNBATCH_IN_PLACE: partial(prepare_ours, ANNBATCH),
         SOMA_IN_PLACE: partial(prepare_ours, SOMA),
+        SOMA_CACHE: fill_cache,
         PACKED: partial(prepare_ours, ATLAS, repack=True),
     }
     if name == ATLAS:

@@ -78,8 +78,9 @@ def run(
 
 def fastest_setting(loader: Loader, options: argparse.Namespace) -> int:
     """Index of the loader's settings that gave the most cells a second on all cores, median of rounds."""
-    if len(loader.settings) == 1:
-        return 0
+    known = dict(setting.rsplit("=", 1) for setting in options.setting)
+    if len(loader.settings) == 1 or loader.name in known:
+        return int(known.get(loader.name, 0))
     rates: list[list[float]] = [[] for _ in loader.settings]
     for _ in range(options.rounds):
         for setting, of_setting in enumerate(rates):
@@ -147,6 +148,9 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cores", type=int, nargs="+", default=[len(os.sched_getaffinity(0))])
     parser.add_argument("--codec", nargs="*", default=["none", "zstd"], help="of packed stores")
     parser.add_argument("--only", nargs="+", default=[""], help="loaders whose name contains one of these")
+    parser.add_argument(
+        "--setting", nargs="*", default=[], metavar="LOADER=N", help="take its setting N, tried before"
+    )
     parser.add_argument("--seconds", type=float, default=20.0, help="most that one epoch is followed")
     parser.add_argument("--out", type=Path, help="JSON with everything (default: ROOT/loaders-results.json)")
     options = parser.parse_args(arguments)

@@ -103,17 +103,7 @@ def test_two_processes_killed_and_launched_again(
     """All processes are killed at once when there are so many rows of metrics."""
     shutil.copy(migrated_store, tmp_path)
     run = tmp_path / "run"
-    launched = launch(small_prepared, run)
-    deadline = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text().count("\n") < rows:
-        assert launched.poll() is None, launched.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    launcher = psutil.Process(launched.pid)
-    # torchrun gives each worker a session of its own: they are not in its process group.
-    for process in (launcher, *launcher.children(recursive=True)):
-        process.kill()
-    launched.communicate()
+    kill_all(launch(small_prepared, run), run, rows)
     assert not (run / "model").exists()
     finish(launch(small_prepared, run))
     require_same_run(run, by_two)
@@ -128,11 +118,25 @@ def by_two(small_prepared: Path, migrated_store: Path, tmp_path_factory: pytest.
     return folder / "run"
 
 
-def launch(data: Path, run: Path) -> subprocess.Popen[str]:
+def kill_all(launched: subprocess.Popen[str], run: Path, rows: int) -> None:
+    """SIGKILL for a launcher and its workers when there are so many rows of metrics."""
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text().count("\n") < rows:
+        assert launched.poll() is None, launched.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    launcher = psutil.Process(launched.pid)
+    # torchrun gives each worker a session of its own: they are not in its process group.
+    for process in (launcher, *launcher.children(recursive=True)):
+        process.kill()
+    launched.communicate()
+
+
+def launch(data: Path, run: Path, *overrides: str) -> subprocess.Popen[str]:
     """``train all`` in two processes of torchrun, tracked in the store beside the run."""
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
     where = ("--data", data, "--run", run, "--mlflow-uri", f"sqlite:///{run.parent / 'mlflow.db'}")
-    return start(*torchrun, "jobs.cli", "train", "all", *where, "--workers", "0", *SMALL_RUN)
+    return start(*torchrun, "jobs.cli", "train", "all", *where, "--workers", "0", *SMALL_RUN, *overrides)
 
 
 def finish(launched: subprocess.Popen[str]) -> None:

@@ -10,13 +10,24 @@ import pytest
 from jobs.cli import main, parse
 from jobs.status import status_of
 from jobs.tracking import TrackingError
-from tests.loaders.conftest import make_atlas
+from tests.loaders.conftest import make_atlas, write_obs_table
 from tests.loaders.experiments import write_experiment
+from tests.loaders.tenx_files import write_tenx_h5
 
-SUBCOMMANDS = ["prepare", "train", "generate", "evaluate", "status", "demo", "models list", "models show"]
+SUBCOMMANDS = [
+    "prepare",
+    "plan",
+    "train",
+    "generate",
+    "evaluate",
+    "status",
+    "demo",
+    "models list",
+    "models show",
+]
 
 
-@pytest.mark.parametrize("command", [*SUBCOMMANDS, "models promote"])
+@pytest.mark.parametrize("command", [*SUBCOMMANDS, "models show", "models promote"])
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as end:
         parse([*command.split(), "--help"])
@@ -40,7 +51,8 @@ def test_help_imports_nothing_heavy():
     "line",
     [
         "",
-        "plan --cells 100",
+        "plan --genes 100",
+        "plan --cells 100 --measure",
         "train both --data d --run r",
         "train all --data d",
         "train all --data d --run r --wrokers=2",
@@ -84,6 +96,21 @@ def test_options_of_soma_reach_the_store(tmp_path, capsys):
     identity = json.loads((tmp_path / "out" / "prepared.json").read_text())["sources"][0]["identity"]
     assert (identity["measurement"], identity["feature_column"]) == ("spliced", "var_id")
     assert 0 < identity["cells"] < 200
+
+
+def test_a_table_of_annotations_and_ids_as_names_reach_the_store(tmp_path, capsys):
+    atlas = make_atlas(n_cells=200)
+    source = write_tenx_h5(atlas, tmp_path / "cells.h5")
+    line = ["prepare", str(source), "--out", str(tmp_path / "out"), "--min-cells-per-gene", "0"]
+    line += ["--feature-column", "id", "--label", "cell_type"]
+    assert main(line) == 1
+    assert (
+        "no obs column 'cell_type'. Its columns: none at all: give prepare a table" in capsys.readouterr().err
+    )
+    assert main([*line, "--obs", str(write_obs_table(atlas, tmp_path / "obs.csv"))]) == 0
+    assert "200 of 200 cells are in the table of annotations" in capsys.readouterr().out
+    schema = json.loads((tmp_path / "out" / "prepared.json").read_text())["schema"]
+    assert schema["modalities"][0]["features"][0] == "id_of_gene_0"
 
 
 def test_a_failure_is_one_readable_line(tmp_path, capsys):

@@ -126,6 +126,17 @@ def test_a_log_file_gets_few_lines(tmp_path):
     assert lines[11].startswith("flow:   0%")
 
 
+def test_a_note_is_told_once_and_is_no_progress():
+    """The reader gives rows again after a resume has cut the file."""
+    shown = io.StringIO()
+    bar = ProgressBar(shown)
+    noted = {"stage": "flow", "cells_seen": 1200, "cells_total": 9000, "note": "resumed with 2 -> 1 workers"}
+    for _ in range(2):
+        bar.show([row(100), noted])
+    assert shown.getvalue().count("flow after 1,200 cells: resumed with 2 -> 1 workers.") == 1
+    assert latest_by_stage([row(100), noted]).keys() == {"autoencoder"}
+
+
 def test_a_terminal_gets_one_bar_a_stage_that_can_go_back():
     class Terminal(io.StringIO):
         def isatty(self):

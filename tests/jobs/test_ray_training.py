@@ -1,17 +1,17 @@
 """Training in Ray Train workers: the model of any other run, through deaths of workers; errors in a line."""
 
+import shutil
 import threading
 import time
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-import jobs.ray_training
+from cfgen_scale.model import CFGen
+from cfgen_scale.training.checkpoint import checkpoints
 from jobs.cli import main
-from jobs.ray_training import RESTARTS, cause_of, fit_in_ray
+from jobs.ray_training import cause_of
 from jobs.run_directory import RunDirectory
 from tests.jobs.test_worker import require_equal_but_for_rounding
 from tests.small_atlas import SMALL_RUN, metrics_of, train_small
@@ -35,6 +35,41 @@ def in_ray(
 @pytest.mark.ray
 def test_two_ray_workers_train_as_one_process_does(in_ray: Path, trained: Path) -> None:
     require_equal_but_for_rounding(in_ray, trained)
+
+
+@pytest.mark.ray
+def test_ray_keeps_the_newest_checkpoints_and_what_came_before_them(in_ray: Path) -> None:
+    """Each is a run directory in little: another machine can take it up."""
+    (attempt,) = (path for path in (in_ray / "ray").iterdir() if path.name != "parcels")
+    assert list((in_ray / "ray" / "parcels").iterdir()) == []
+    kept = sorted(path for path in attempt.iterdir() if path.is_dir() and path.name.startswith("checkpoint"))
+    assert len(kept) == 2
+    assert CFGen.load(kept[-1] / "model").digest == CFGen.load(in_ray / "model").digest
+    newest = RunDirectory(kept[0]).checkpoints("flow") / (
+        checkpoints(in_ray / "flow" / "checkpoints")[-1].name
+    )
+    assert tree_bytes(newest) == tree_bytes(in_ray / "flow" / "checkpoints" / newest.name)
+    assert RunDirectory(kept[0]).finished("autoencoder")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_that_share_nothing_train_the_same_model_through_deaths(
+    in_ray: Path, small_prepared: Path, runs: Path
+) -> None:
+    """All that lasts goes through Ray's storage; metrics go to the driver's machine."""
+    run, storage = runs / "run", str(runs / "storage")
+    killer = threading.Thread(target=kill_a_worker, args=(run / "metrics.jsonl", 33), daemon=True)
+    killer.start()
+    train_small("all", data=small_prepared, run=run, workers=2, storage=storage)
+    assert '"a worker was lost' in (run / "metrics.jsonl").read_text()
+    assert tree_bytes(run / "model") == tree_bytes(in_ray / "model")
+    assert metrics_of(run) == metrics_of(in_ray)
+    assert not (run / "flow" / "checkpoints").exists()
+    # The driver's directory is lost: the storage has all of it.
+    shutil.rmtree(run)
+    train_small("all", data=small_prepared, run=run, workers=2, storage=storage)
+    assert tree_bytes(run / "model") == tree_bytes(in_ray / "model")
 
 
 @pytest.mark.ray
@@ -72,36 +107,6 @@ def kill_a_worker(metrics: Path, rows: int) -> None:
     # Only descendants of this process: another cluster of this machine is not ours.
     below = psutil.Process().children(recursive=True)
     next(process for process in below if "RayTrainWorker" in process.name()).kill()
-
-
-def failure(**worker_failures: Exception) -> Exception:
-    from ray.train import WorkerGroupError
-
-    return WorkerGroupError("workers failed", dict(enumerate(worker_failures.values())))
-
-
-@pytest.mark.parametrize(
-    ("error", "attempts", "says"),
-    [
-        (failure(a=ConnectionError("reset"), b=ValueError("loss not finite")), 1, "loss not finite"),
-        (failure(a=ConnectionError("reset\n by peer")), RESTARTS + 1, "by peer"),
-    ],
-    ids=["wrong values", "lost workers"],
-)
-def test_only_what_may_go_better_is_tried_again(
-    error: Exception, attempts: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried = []
-
-    def fail(*job: Any) -> None:
-        tried.append(job)
-        raise error
-
-    monkeypatch.setattr(jobs.ray_training, "_fit", fail)
-    monkeypatch.setattr(jobs.ray_training, "cluster", lambda workers: nullcontext())
-    with pytest.raises(RuntimeError, match=f"training failed in its Ray workers: {says}$"):
-        fit_in_ray(RunDirectory(tmp_path), ["flow"], 2)
-    assert len(tried) == attempts
 
 
 def test_an_error_of_no_worker_is_its_own_cause() -> None:

@@ -6,8 +6,10 @@ from dataclasses import asdict
 import pytest
 
 from cfgen_scale.training.config import TrainConfig
+from jobs.books import append_metrics, last_place, truncate_metrics
 from jobs.config import load_config
-from jobs.run_directory import RunError, append_metrics, open_run, sole_trainer, truncate_metrics
+from jobs.ray_worker import BooksOfOwner
+from jobs.run_directory import RunError, open_run, sole_trainer
 
 
 def begin(tmp_path, *overrides, digest="abc", name="run"):
@@ -49,6 +51,21 @@ def test_a_second_trainer_is_refused_while_the_first_holds_the_run(tmp_path):
         pass
 
 
+def test_workers_that_outlive_their_driver_write_nothing_into_the_run_of_the_next(tmp_path):
+    run = begin(tmp_path)
+    with sole_trainer(run):
+        first = BooksOfOwner(run, run.lock.read_text())
+        first.add({"stage": "flow", "cells_seen": 10})
+        with pytest.raises(RunError), sole_trainer(run):
+            pass
+        first.add({"stage": "flow", "cells_seen": 20})
+    with sole_trainer(run):
+        for write in (lambda: first.add({"stage": "flow", "cells_seen": 30}), lambda: first.begin("flow", 0)):
+            with pytest.raises(RunError, match="taken up by another trainer"):
+                write()
+    assert run.metrics.read_text().count("\n") == 2
+
+
 def test_metrics_behind_the_restored_position_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     truncate_metrics(path, "flow", 0)
@@ -63,3 +80,18 @@ def test_metrics_behind_the_restored_position_are_dropped(tmp_path):
         ("flow", 10),
         ("flow", 20),
     ]
+
+
+def test_notes_stay_where_metrics_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert last_place(path)["cells_seen"] == 0
+    append_metrics(path, {"stage": "flow", "cells_seen": 30, "cells_total": 90, "loss": 1.0})
+    with open(path, "a") as file:
+        file.write('{"stage": "flow", "cel')
+    place = last_place(path)
+    assert place == {"stage": "flow", "cells_seen": 30, "cells_total": 90}
+    truncate_metrics(path, "flow", 30)
+    append_metrics(path, {**place, "note": "a worker was lost"})
+    truncate_metrics(path, "flow", 20)
+    (kept,) = path.read_text().splitlines()
+    assert json.loads(kept)["note"] == "a worker was lost"

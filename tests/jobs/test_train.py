@@ -61,6 +61,14 @@ def test_mlflow_has_parameters_data_metrics_and_the_registered_model(
     assert CFGen.load(registered).digest == CFGen.load(trained / "model").digest
 
 
+def test_cells_from_a_cache_train_the_same_model(
+    trained: Path, small_prepared: Path, runs: Path, tmp_path: Path
+) -> None:
+    cached = train_small("all", data=small_prepared, run=runs / "run", cache=tmp_path / "cache")
+    assert tree_bytes(cached / "model") == tree_bytes(trained / "model")
+    assert list((tmp_path / "cache").glob("*/cells.zarr*"))
+
+
 def test_the_same_call_again_changes_nothing(
     trained: Path, small_prepared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +102,8 @@ def test_another_seed_is_another_model(trained: Path, small_prepared: Path, runs
         ("flow", {}, "has no trained autoencoder yet. Run `train autoencoder`"),
         ("autoencoder", {"register_as": "small"}, "'small' cannot be registered by training the autoencoder"),
         ("all", {"workers": -1}, "workers must be 0"),
+        ("all", {"workers": 2, "restarts": -2}, "restarts must be 0 or more, or -1"),
+        ("all", {"storage": "s3://bucket/runs"}, "--workers 1 or more"),
     ],
 )
 def test_what_cannot_be_trained_leaves_no_run(

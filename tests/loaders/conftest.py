@@ -8,15 +8,32 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
 from loaders.prepare import prepare
 from loaders.prepared import Prepared
 from tests.loaders.experiments import write_experiment
+from tests.loaders.tenx_files import write_tenx_h5, write_tenx_mtx
 
 N_DONORS = 40
-FORMATS = ("h5ad", "zarr_v2", "zarr_v3", "zarr_dense", "soma", "memory")
+FORMATS = (
+    "h5ad",
+    "zarr_v2",
+    "zarr_v3",
+    "zarr_dense",
+    "soma",
+    "memory",
+    "10x_h5",
+    "10x_mtx",
+    "shards",
+    "packed_none",
+    "packed_zstd",
+)
+WITHOUT_OBS = ("10x_h5", "10x_mtx")
+READ_IN_PLACE = ("zarr_v2", "zarr_v3", "zarr_dense", "soma", "shards", "packed_none", "packed_zstd")
+SHARDS = ("dataset_2", "dataset_10", "dataset_11")  # in their natural order, which is not that of text
 
 
 def make_atlas(n_cells: int = 600, n_genes: int = 50, seed: int = 0) -> AnnData:
@@ -49,12 +66,42 @@ def write_as(adata: AnnData, form: str, path: Path) -> Path | AnnData:
             adata.X = adata.X.toarray()
             adata.write_zarr(path / "dense.zarr", chunks=(7, adata.n_vars))
             return path / "dense.zarr"
+        case "10x_h5":
+            return write_tenx_h5(adata, path / "filtered_feature_bc_matrix.h5")
+        case "10x_mtx":
+            return write_tenx_mtx(adata, path / "filtered_feature_bc_matrix")
+        case "shards":
+            return write_shards(adata, path / "shards")
+        case "packed_none" | "packed_zstd":
+            codec = form.removeprefix("packed_")
+            labels = list(adata.obs.columns)
+            options = {"min_cells_per_gene": 0, "validation_fraction": 0, "test_fraction": 0}
+            made = prepare(adata, path / form, labels=labels, codec=codec, progress=False, **options)
+            return made.path / "cells.zarr"
+    write_anndata_zarr(adata, path / f"{form}.zarr", version=int(form[-1]))
+    return path / f"{form}.zarr"
+
+
+def write_shards(adata: AnnData, path: Path) -> Path:
+    """AnnData-Zarr stores `SHARDS` in a group, as annbatch writes a collection."""
+    zarr.create_group(path)
+    for name, rows in zip(SHARDS, np.array_split(np.arange(adata.n_obs), len(SHARDS)), strict=True):
+        write_anndata_zarr(adata[rows].copy(), path / name)
+    return path
+
+
+def write_anndata_zarr(adata: AnnData, path: Path, *, version: int = 3) -> None:
     with warnings.catch_warnings():
         # anndata 0.13 says, whichever version is named, that it will write v3 alone one day
         warnings.simplefilter("ignore", category=DeprecationWarning)
-        with anndata.settings.override(zarr_write_format=int(form[-1])):
-            adata.write_zarr(path / f"{form}.zarr")
-    return path / f"{form}.zarr"
+        with anndata.settings.override(zarr_write_format=version):
+            adata.write_zarr(path)
+
+
+def write_obs_table(adata: AnnData, path: Path) -> Path:
+    """The annotations of the atlas as a table of text, names of cells first."""
+    adata.obs.to_csv(path)
+    return path
 
 
 @pytest.fixture(scope="session")

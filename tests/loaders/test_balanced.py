@@ -164,5 +164,5 @@ def test_a_stream_reads_balanced_batches(prepared: Prepared) -> None:
 def test_balanced_streams_that_cannot_be_are_refused_at_once(prepared: Prepared) -> None:
     with pytest.raises(SchemaError, match=r"no attribute 'tissue' .* cell_type, donor"):
         CellStream(prepared, batch_cells=64, balance=Balance("tissue"))
-    with pytest.raises(ValueError, match="granularity 'windowed' cannot hold their reads together"):
-        CellStream(prepared, batch_cells=64, balance=Balance("cell_type"), granularity="windowed")
+    with pytest.raises(ValueError, match="granularity 'blocks' cannot hold their reads together"):
+        CellStream(prepared, batch_cells=64, balance=Balance("cell_type"), granularity="blocks")

@@ -4,10 +4,21 @@ import numpy as np
 import pytest
 
 from cfgen_scale.types import IntArray
-from loaders.order import BatchPlan, Granularity, Order, default_lanes, sequential
+from loaders.order import BatchPlan, Order, default_lanes, sequential
+from loaders.shuffled_blocks import Blocks
 
 WORLDS = (1, 2, 3, 4, 7, 8)
-BOTH: tuple[Granularity, ...] = ("uniform", "windowed")
+BOTH = ("uniform", "blocks")
+
+
+def order_of(n_cells: int, batch_cells: int, seed: int, granularity: str) -> Order:
+    """Of blocks: blocks of 1 to 100 cells, as a split leaves them of a store's slabs."""
+    if granularity == "uniform":
+        return Order(n_cells, batch_cells, seed)
+    random = np.random.default_rng(n_cells)
+    ends = np.cumsum(random.integers(1, 100, n_cells))
+    begins = np.append(0, np.append(ends[ends < n_cells], n_cells))
+    return Order(n_cells, batch_cells, seed, blocks=Blocks(begins))
 
 
 def global_batch(order: Order, cells_seen: int, world: int) -> tuple[IntArray, BatchPlan]:
@@ -34,9 +45,9 @@ def epoch_batches(order: Order, *, epoch: int = 0, world: int = 1) -> list[IntAr
 @pytest.mark.parametrize("granularity", BOTH)
 @pytest.mark.parametrize(("n_cells", "batch_cells"), [(1003, 32), (3000, 100), (640, 64), (20, 64)])
 def test_global_batches_do_not_depend_on_the_number_of_workers(
-    granularity: Granularity, n_cells: int, batch_cells: int
+    granularity: str, n_cells: int, batch_cells: int
 ) -> None:
-    order = Order(n_cells, batch_cells, 3, granularity)
+    order = order_of(n_cells, batch_cells, 3, granularity)
     alone = epoch_batches(order)
     for world in WORLDS[1:]:
         for one, other in zip(alone, epoch_batches(order, world=world), strict=True):
@@ -48,17 +59,17 @@ def test_global_batches_do_not_depend_on_the_number_of_workers(
     ("n_cells", "batch_cells"), [(1, 1), (1, 8), (63, 64), (64, 64), (1003, 96), (999, 7)]
 )
 def test_every_cell_once_an_epoch_ragged_tail_included(
-    granularity: Granularity, n_cells: int, batch_cells: int
+    granularity: str, n_cells: int, batch_cells: int
 ) -> None:
     for epoch in (0, 3):
-        batches = epoch_batches(Order(n_cells, batch_cells, 0, granularity), epoch=epoch)
+        batches = epoch_batches(order_of(n_cells, batch_cells, 0, granularity), epoch=epoch)
         assert [len(b) for b in batches[:-1]] == [batch_cells] * (len(batches) - 1)
         np.testing.assert_array_equal(np.sort(np.concatenate(batches)), np.arange(n_cells))
 
 
 @pytest.mark.parametrize("granularity", BOTH)
-def test_resuming_anywhere_with_another_number_of_workers_continues(granularity: Granularity) -> None:
-    order = Order(500, 64, 1, granularity)
+def test_resuming_anywhere_with_another_number_of_workers_continues(granularity: str) -> None:
+    order = order_of(500, 64, 1, granularity)
     cells_seen, expected = 0, []
     for _ in range(20):
         places, plan = global_batch(order, cells_seen, 2)
@@ -70,8 +81,8 @@ def test_resuming_anywhere_with_another_number_of_workers_continues(granularity:
 
 
 @pytest.mark.parametrize("granularity", BOTH)
-def test_epochs_and_seeds_differ(granularity: Granularity) -> None:
-    order = Order(1000, 50, 0, granularity)
+def test_epochs_and_seeds_differ(granularity: str) -> None:
+    order = order_of(1000, 50, 0, granularity)
     first = np.concatenate(epoch_batches(order))
     for other in (epoch_batches(order, epoch=1), epoch_batches(replace(order, seed=1))):
         # 1 of 1000 cells keeps its place on average; blocks may keep a few more.
@@ -85,9 +96,9 @@ def test_uniform_order_mixes_the_whole_split() -> None:
 
 
 @pytest.mark.parametrize("granularity", BOTH)
-def test_one_worker_meets_all_donors_of_an_atlas_sorted_by_donor(granularity: Granularity) -> None:
+def test_one_worker_meets_all_donors_of_an_atlas_sorted_by_donor(granularity: str) -> None:
     n_cells, donors = 400_000, 40
-    order = Order(n_cells, 4096, 0, granularity)
+    order = order_of(n_cells, 4096, 0, granularity)
     plans = [order.batch(step * 4096, rank=3, world=8) for step in range(order.steps_per_epoch)]
     cells = np.bincount(np.concatenate([plan.places for plan in plans]) * donors // n_cells, minlength=donors)
     # 50,000 cells of this worker: 1,250 of each donor, in some 20 blocks
@@ -95,13 +106,32 @@ def test_one_worker_meets_all_donors_of_an_atlas_sorted_by_donor(granularity: Gr
     assert cells.max() < 2500
 
 
-def test_windows_read_contiguous_slabs() -> None:
-    order = Order(100_000, 64, 0, "windowed", block_cells=64, window_cells=1024)
-    # 1024 batches of 64 lanes: one whole window of every lane.
-    lane = [order.batch(step * 64).places[0] for step in range(1024)]
-    starts = {int(place) // 64 for place in lane}
-    # A window is 16 blocks; where a lane begins inside a block it is 17.
-    assert len(starts) <= 17
+def test_a_lane_reads_one_block_at_a_time_and_each_once() -> None:
+    order = Order(100_000, 64, 0, blocks=Blocks.equal(100_000, 64))
+    batches = [order.batch(step * 64).places // 64 for step in range(order.steps_per_epoch)]
+    for lane in (0, 31, 63):
+        blocks = np.array([batch[lane] for batch in batches[:-1]])
+        # A lane has 1,562 cells: 25 blocks, and those that it shares with its neighbours.
+        assert len(np.unique(blocks)) <= 27
+        assert (np.diff(blocks) != 0).sum() == len(np.unique(blocks)) - 1
+
+
+def test_lanes_begin_their_blocks_at_different_times() -> None:
+    """Otherwise all of them would have to read at once, and then none for long."""
+    order = Order(2_048 * 500, 4_096, 0, blocks=Blocks.equal(2_048 * 500, 2_048))
+    seen: set[int] = set()
+    new = []
+    for step in range(120):
+        blocks = set((order.batch(step * 4_096).places // 2_048).tolist())
+        new.append(len(blocks - seen))
+        seen |= blocks
+    assert new[0] == 64
+    assert max(new[1:]) <= 10
+
+
+def test_blocks_of_other_cells_are_refused() -> None:
+    with pytest.raises(ValueError, match="blocks of 20 cells are not those of 30 cells"):
+        Order(30, 10, 0, blocks=Blocks.equal(20, 5))
 
 
 def test_lanes_that_do_not_divide_the_batch_are_refused_with_a_remedy() -> None:
@@ -134,11 +164,9 @@ def test_a_position_between_batches_is_refused(cells_seen: int) -> None:
     [
         ({"n_cells": 0}, "the split is empty"),
         ({"batch_cells": 0}, "batch_cells must be at least 1"),
-        ({"granularity": "random"}, "'uniform' or 'windowed'"),
-        ({"window_cells": 100}, "whole number of blocks"),
     ],
 )
-def test_settings_that_cannot_be(setting: dict[str, int | str], message: str) -> None:
+def test_settings_that_cannot_be(setting: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(Order(100, 10, 0), **{"lanes": None, **setting})
 
@@ -147,8 +175,8 @@ def test_golden_table() -> None:
     """The order is part of what a run can be resumed from: it must not change between versions."""
     uniform = Order(10, 4, 7)
     assert [b.tolist() for b in epoch_batches(uniform)] == [[1, 9, 2, 4], [3, 0, 7, 6], [5, 8]]
-    windowed = Order(10, 4, 7, "windowed", lanes=2, block_cells=2, window_cells=4)
-    assert [b.tolist() for b in epoch_batches(windowed)] == [[6, 7, 3, 0], [8, 9, 4, 5], [2, 1]]
+    blocks = Order(10, 4, 7, 2, blocks=Blocks.equal(10, 2))
+    assert [b.tolist() for b in epoch_batches(blocks)] == [[8, 9, 3, 5], [6, 7, 4, 0], [2, 1]]
 
 
 def test_planning_needs_no_memory_of_the_atlas() -> None:

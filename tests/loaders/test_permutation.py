@@ -2,15 +2,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from loaders.permutation import key, permute, subkey, unpermute
+from loaders.permutation import key, permute, subkey
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 17, 63, 64, 65, 1000, 65_537])
-def test_every_place_once_and_back(n: int) -> None:
+def test_every_place_once(n: int) -> None:
     for seed in range(5):
         shuffled = permute(np.arange(n), n, key(seed, "test"))
         np.testing.assert_array_equal(np.sort(shuffled), np.arange(n))
-        np.testing.assert_array_equal(unpermute(shuffled, n, key(seed, "test")), np.arange(n))
 
 
 def test_sizes_and_keys_may_differ_by_entry() -> None:

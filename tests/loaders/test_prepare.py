@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 from cfgen_scale.types import SchemaError
 from loaders.prepare import prepare
 from loaders.prepared import Prepared
-from tests.loaders.conftest import FORMATS, make_atlas, write_as
+from tests.loaders.conftest import FORMATS, READ_IN_PLACE, WITHOUT_OBS, make_atlas, write_as, write_obs_table
 
 Write = Callable[..., Path]
 
@@ -69,7 +69,8 @@ def test_digest_and_cells_do_not_depend_on_the_file_format(
     form: str, repack: bool, prepared: Prepared, atlas: AnnData, tmp_path: Path
 ) -> None:
     source = write_as(atlas, form, tmp_path)
-    again = prepared_from(source, tmp_path / "out", labels=["cell_type", "donor"], repack=repack)
+    obs = write_obs_table(atlas, tmp_path / "obs.csv") if form in WITHOUT_OBS else None
+    again = prepared_from(source, tmp_path / "out", labels=["cell_type", "donor"], repack=repack, obs=obs)
     assert again.digest == prepared.digest
     assert again.schema == prepared.schema
     rows = np.array([5, 1, 400])
@@ -77,7 +78,7 @@ def test_digest_and_cells_do_not_depend_on_the_file_format(
     np.testing.assert_array_equal(again.read(rows)[0].toarray(), prepared.read(sources)[0].toarray())
     np.testing.assert_array_equal(again.labels(rows), prepared.labels(sources))
     assert (again.arrangement == again.digest) is not repack
-    in_place = (form.startswith("zarr") or form == "soma") and not repack
+    in_place = form in READ_IN_PLACE and not repack
     assert (tmp_path / "out" / "cells.zarr").exists() is not in_place
 
 

@@ -98,7 +98,7 @@ def test_uncompressed_counts_are_raw_files_of_a_valid_zarr(
     matrix = zarr.open_group(made.path / "cells.zarr")["X"]
     files = list((made.path / "cells.zarr" / "X" / "indices" / "c").iterdir())
     assert len(files) == -(-matrix["indices"].shape[0] // matrix["indices"].chunks[0]) > 3
-    assert isinstance(made._store._indices, MappedArray)
+    assert isinstance(made._store._csr.indices, MappedArray)
     np.testing.assert_array_equal(
         made.read(made.rows("all"))[0].toarray(), atlas.X[made.source_rows].toarray()
     )

@@ -1,38 +1,63 @@
-"""The contract of a store, run over every kind; a new kind of store joins `stores` and `FORMATS`."""
+"""The contract of a store, run over every kind; a new kind of store joins `FORMATS` of conftest.py.
+
+What its identity sees is in test_identity.py, what damage is told in test_nothing_lost.py.
+"""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 from anndata import AnnData
 from scipy.sparse import csc_matrix, csr_matrix
 
 from cfgen_scale.types import SchemaError
+from loaders.annotations import AnnotationTable
 from loaders.blocks import BlockArray, BlockCache
 from loaders.opening import open_store
 from loaders.stacked_store import StackedStore
 from loaders.store import CellStore
-from tests.loaders.conftest import FORMATS, make_atlas, write_as
+from tests.loaders.conftest import FORMATS, WITHOUT_OBS, make_atlas, write_as, write_obs_table
 
 Write = Callable[..., Path]
+STORED_AS = {"10x_h5": np.int32, "10x_mtx": np.int64, "packed_none": np.uint8, "packed_zstd": np.uint8}
 
 
 @pytest.fixture(scope="module", params=FORMATS)
-def store(
-    request: pytest.FixtureRequest, atlas: AnnData, tmp_path_factory: pytest.TempPathFactory
-) -> CellStore:
-    return open_store(write_as(atlas, request.param, tmp_path_factory.mktemp("store")))
+def form(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def store(form: str, atlas: AnnData, tmp_path_factory: pytest.TempPathFactory) -> CellStore:
+    """The atlas in every form; where a form has no annotations of cells, with a table of them."""
+    folder = tmp_path_factory.mktemp("store")
+    store = open_store(write_as(atlas, form, folder))
+    if form not in WITHOUT_OBS:
+        return store
+    table = write_obs_table(atlas, folder / "obs.csv")
+    return AnnotationTable.read(table, ["donor", "cell_type"]).annotate([store])[0]
 
 
 @pytest.mark.parametrize("rows", [[5], [0, 1, 2, 3], [599, 3, 77, 78, 4, 311], [], list(range(600))])
-def test_rows_come_in_the_order_asked_for(store: CellStore, atlas: AnnData, rows: list[int]) -> None:
+def test_rows_come_in_the_order_asked_for(
+    store: CellStore, form: str, atlas: AnnData, rows: list[int]
+) -> None:
     counts = store.read(np.array(rows, dtype=np.int64))
     assert counts.shape == (len(rows), atlas.n_vars)
     assert counts.has_sorted_indices
-    assert counts.dtype == atlas.X.dtype
+    assert counts.dtype == STORED_AS.get(form, atlas.X.dtype)
     np.testing.assert_array_equal(counts.toarray(), atlas.X[rows].toarray())
+
+
+def test_threads_read_what_one_would(store: CellStore, atlas: AnnData) -> None:
+    asked = [np.random.default_rng(i).permutation(600)[:200] for i in range(12)]
+    with ThreadPoolExecutor(4) as threads:
+        for rows, counts in zip(asked, threads.map(store.read, asked), strict=True):
+            np.testing.assert_array_equal(counts.toarray(), atlas.X[rows].toarray())
 
 
 def test_names_and_features(store: CellStore, atlas: AnnData) -> None:
@@ -56,21 +81,25 @@ def test_a_missing_column_is_refused_listing_those_there_are(store: CellStore) -
         store.obs_column("tissue")
 
 
-def test_identity_tells_another_atlas_apart(store: CellStore, tmp_path: Path) -> None:
-    form = {"anndata-zarr": "zarr_v3"}.get(store.kind, store.kind)
-    other = open_store(write_as(make_atlas(n_cells=599), form, tmp_path))
-    assert store.identity() != other.identity()
-
-
-@pytest.mark.parametrize("form", ["h5ad", "zarr_v3", "memory"])
-def test_a_layer_is_read_where_it_is_named(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", ["h5ad", "zarr_v3", "memory"])
+def test_a_layer_is_read_where_it_is_named(written: str, tmp_path: Path) -> None:
     atlas = make_atlas(n_cells=20)
     atlas.layers["raw"] = (atlas.X * 2).astype(np.int64)
-    source = write_as(atlas, form, tmp_path)
+    source = write_as(atlas, written, tmp_path)
     counts = open_store(source, layer="raw").read(np.arange(20))
     np.testing.assert_array_equal(counts.toarray(), atlas.X.toarray() * 2)
     with pytest.raises(ValueError, match=r"no layer 'counts'. Its layers: raw"):
         open_store(source, layer="counts")
+
+
+@pytest.mark.parametrize("written", ["h5ad", "zarr_v3", "memory", "shards"])
+def test_features_are_named_by_a_column_of_var_where_asked(written: str, tmp_path: Path) -> None:
+    atlas = make_atlas(n_cells=40)
+    atlas.var["symbol"] = pd.Categorical([f"symbol_{g}" for g in range(50)])
+    source = write_as(atlas, written, tmp_path)
+    assert open_store(source, feature_column="symbol").features["rna"][:2] == ("symbol_0", "symbol_1")
+    with pytest.raises(ValueError, match=r"no var column 'gene'.*Its columns: symbol; without"):
+        open_store(source, feature_column="gene")
 
 
 def test_without_x_a_layer_must_be_named(tmp_path: Path) -> None:
@@ -98,7 +127,7 @@ def test_rows_with_repeated_or_unsorted_columns_are_made_canonical(tmp_path: Pat
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is nothing at .*/absent\.h5ad"):
         open_store(tmp_path / "absent.h5ad")
-    with pytest.raises(ValueError, match="there is no Zarr group in it"):
+    with pytest.raises(ValueError, match="is a folder without stores, not a store of cells"):
         open_store(tmp_path)
     (tmp_path / "table.csv").write_text("a,b")
     with pytest.raises(ValueError, match=r"is a \.csv file, not a store of cells"):
@@ -109,6 +138,9 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     zarr.create_group(tmp_path / "group.zarr")
     with pytest.raises(ValueError, match="is not an AnnData store: it has no obs and no var"):
         open_store(tmp_path / "group.zarr")
+    (tmp_path / "cut.zarr" / "obs").mkdir(parents=True)
+    with pytest.raises(ValueError, match="is not an AnnData store: there is no Zarr group in it"):
+        open_store(tmp_path / "cut.zarr")
 
 
 def test_an_url_is_opened_by_zarr(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 import gc
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import CellBatch, IntArray
-from loaders.order import Granularity
+from loaders.granularity import Granularity
 from loaders.prepared import Prepared
 from loaders.stream import CellStream, in_order
 
@@ -24,7 +25,7 @@ def assert_same(one: CellBatch, other: CellBatch) -> None:
     assert (one.global_cells, one.cells_seen) == (other.global_cells, other.cells_seen)
 
 
-@pytest.mark.parametrize("granularity", ["uniform", "windowed"])
+@pytest.mark.parametrize("granularity", ["uniform", "blocks"])
 def test_batches_are_what_the_order_says_and_the_store_holds(
     prepared: Prepared, granularity: Granularity
 ) -> None:
@@ -77,10 +78,10 @@ def test_an_error_of_a_reader_surfaces_where_its_batch_would_have_come(
     bad_row = int(prepared.rows("train")[poisoned])
     read = Prepared.read
 
-    def failing(self: Prepared, rows: IntArray) -> tuple[csr_matrix, ...]:
+    def failing(self: Prepared, rows: IntArray, **how: Any) -> tuple[csr_matrix, ...]:
         if bad_row in rows:
             raise OSError("the disk is gone")
-        return read(self, rows)
+        return read(self, rows, **how)
 
     monkeypatch.setattr(Prepared, "read", failing)
     batches = iter(CellStream(prepared, batch_cells=64))
@@ -108,9 +109,9 @@ def test_reading_runs_ahead_but_not_without_bound(
     asked: list[int] = []
     read = Prepared.read
 
-    def counting(self: Prepared, rows: IntArray) -> tuple[csr_matrix, ...]:
+    def counting(self: Prepared, rows: IntArray, **how: Any) -> tuple[csr_matrix, ...]:
         asked.append(len(rows))
-        return read(self, rows)
+        return read(self, rows, **how)
 
     monkeypatch.setattr(Prepared, "read", counting)
     stream = CellStream(prepared, batch_cells=32, read_ahead=3)

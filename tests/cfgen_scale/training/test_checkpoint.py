@@ -1,6 +1,7 @@
 import torch
 
 from cfgen_scale.training.checkpoint import (
+    Snapshot,
     TrainState,
     checkpoints,
     load_checkpoint,
@@ -23,14 +24,14 @@ def trained(seed):
 
 def save(directory, state, parts, best=None):
     network, optimiser, averaged = parts
-    return save_checkpoint(
-        directory, state, network=network, averaged=averaged, optimiser=optimiser, best=best
-    )
+    snapshot = Snapshot.of(state, network=network, averaged=averaged, optimiser=optimiser, best=best)
+    return save_checkpoint(directory, snapshot)
 
 
 def test_everything_comes_back(tmp_path):
     parts = trained(0)
-    state = TrainState(cells_seen=123, best_loss=4.5, best_cells_seen=100, without_better=1, threads=2)
+    state = TrainState(cells_seen=123, best_loss=4.5, best_cells_seen=100, without_better=1)
+    state.made_of, state.circumstances = {"seed": 1, "configuration": {"cells": 5}}, {"workers": 2}
     path = save(tmp_path, state, parts, best={"weight": torch.ones(2, 3)})
     network, optimiser, averaged = other = trained(1)
     restored, best = load_checkpoint(path, network=network, averaged=averaged, optimiser=optimiser)

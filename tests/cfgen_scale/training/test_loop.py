@@ -6,7 +6,7 @@ import torch
 
 from cfgen_scale.training import NonFiniteLossError, run_stage
 from cfgen_scale.training.checkpoint import checkpoints
-from cfgen_scale.training.loop import validate
+from cfgen_scale.training.stage_run import validate
 
 
 class KilledError(Exception):
@@ -67,6 +67,24 @@ def test_training_lowers_the_validation_loss(name, request, accelerator, tmp_pat
     assert losses[-1] < 0.97 * losses[0]
     assert rows[-1]["cells_seen"] >= 3000
     assert {"loss", "cells_per_second", "data_wait_share", "gradient_norm", "learning_rate"} <= set(rows[-1])
+
+
+def test_intervals_are_in_cells_whatever_the_batch(autoencoder_stage, accelerator, tmp_path):
+    _, rows = fit(autoencoder_stage(cells=400, validate_every_cells=100), accelerator, tmp_path)
+    judged = [row["cells_seen"] for row in rows if "validation_loss" in row]
+    # The first batch that ends at or behind each hundred: batches of 16, the last of each 70 cells has 6.
+    assert judged == [102, 204, 312, 414]
+    assert [row["learning_rate"] for row in rows if row["cells_seen"] >= 50] == [0.01] * len(rows)
+
+
+def test_the_gradient_norm_is_that_before_clipping(autoencoder_stage, accelerator, tmp_path):
+    stage, cells = autoencoder_stage(cells=16, clip_norm=1e-3)
+    batch = next(cells.training(0))
+    (stage.losses(stage.network, batch, purpose="training", seed=0).sum() / 16).backward()
+    norm = torch.cat([p.grad.flatten() for p in stage.network.parameters()]).norm()
+    stage.network.zero_grad()
+    _, rows = fit((stage, cells), accelerator, tmp_path)
+    assert rows[-1]["gradient_norm"] == pytest.approx(float(norm), rel=1e-4)
 
 
 def test_patience_stops_early_and_keeps_the_best_weights(autoencoder_stage, accelerator, tmp_path):

@@ -41,6 +41,15 @@ def test_a_run_holds_parameters_dataset_metrics_and_files(start, run_dir):
     assert (run_dir.parent / "mlflow-artifacts" / tracker.run_id / "artifacts/report/figure.svg").is_file()
 
 
+def test_a_note_is_a_tag_and_its_numbers_are_metrics(start):
+    tracker = start()
+    noted = row(1200, stage="flow", workers=1, threads=2, note="resumed with 2 -> 1 workers: ...")
+    tracker.log_rows([noted])
+    tracker.log_rows([noted])
+    assert tracker.client.get_run(tracker.run_id).data.tags["note.flow.1200"] == noted["note"]
+    assert history(tracker, "flow/workers") == [(1200, 1.0)]
+
+
 def test_a_killed_run_is_taken_up_by_the_same_command(start):
     killed = start()
     assert info(killed).status == "RUNNING"

@@ -1,0 +1,213 @@
+"""What training and generation cost: bytes, operations and seconds, to plan with before hours are spent.
+
+Every term is a formula of sizes; rates come from a Device (data sheets, or measured here) and a Host. Seconds
+are those of one cell on one worker. Letters: G genes, D latent, H hidden units, B cells of a worker's batch,
+P parameters, W workers. A product of an (m, k) and a (k, n) matrix is 2 m k n operations.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .model import ModelConfig
+
+FLOAT = 4  # bytes of a float32
+# Passes over the dense (B, G) float32 matrices of one autoencoder step, each read or written once: counts
+# made dense (2), log1p (2), logits (1), log-softmax (3), log mean (2), likelihood (3), and in the backward
+# pass the slopes of the likelihood (4), of log-softmax (3), of the logits, read by two products (2). A
+# compiled likelihood has fewer.
+TRAINING_PASSES = 22
+DECODING_PASSES = 8
+# AdamW reads weight, slope and two moments and writes three; the average reads two and writes one; the norm
+# and the clipping of the slopes read two and write one; zeroing writes one.
+OPTIMISER_FLOATS = 7 + 3 + 3 + 1
+# Weights, averaged weights, two moments of AdamW, and the best weights where patience keeps them.
+CHECKPOINT_COPIES = 5
+# Passes over a (B, H) matrix in a block of the velocity: sums, activations, products, forwards and backwards.
+BLOCK_PASSES = 30
+# Kernels that one step launches, roughly: they matter where the work of each is small.
+AUTOENCODER_KERNELS, FLOW_KERNELS_A_BLOCK, FIELD_KERNELS_A_BLOCK = 150, 60, 15
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a worker computes on.
+
+    flops           operations a second that dense matrix products reach, in the precision of training
+    memory_rate     bytes a second between the device and its memory
+    memory          bytes
+    link            bytes a second from the host's memory; None: the device works in the host's memory
+    network         bytes a second that one worker sends in an all-reduce
+    launch          seconds from one kernel to the next, at least
+    source          where the figures come from
+    """
+
+    name: str
+    flops: float
+    memory_rate: float
+    memory: float
+    link: float | None
+    network: float
+    launch: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Host:
+    """What each worker has of its machine.
+
+    nonzeros        non-zeros a second that its reading threads bring from the store to batches
+    draws           genes of cells a second whose counts are drawn (B x G of a chunk over its seconds)
+    compress        bytes a second of counts compressed and written
+    disk            bytes a second that the disk writes
+    """
+
+    nonzeros: float
+    draws: float
+    compress: float
+    disk: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done: cells and their shape, the model, and how it is trained.
+
+    cells           cells of the atlas, and of the atlas to generate
+    nonzeros        of a cell, mean
+    epochs          times that each stage sees each cell
+    batch           cells of a worker's batch, of the autoencoder and of the flow
+    conditions      fields evaluated at each point: 1, and 1 for each attribute that guides
+    """
+
+    cells: float
+    genes: int
+    nonzeros: float
+    model: ModelConfig
+    epochs: float = 1.0
+    batch: int = 4096
+    flow_batch: int = 8192
+    conditions: int = 1
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where the time of a job goes, a cell, on one worker: these overlap, except device and network."""
+
+    device: float
+    link: float
+    loader: float
+    network: float
+    output: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """The device waits for the slowest supply; the all-reduce comes on top (it can hide behind the
+        backward pass, and this counts on nothing)."""
+        return max(self.device, self.link, self.loader, self.output) + self.network
+
+    @property
+    def bottleneck(self) -> str:
+        names = ("device", "link", "loader", "network", "output")
+        return max(names, key=lambda name: float(getattr(self, name)))
+
+
+def weights(sizes: Sequence[int]) -> int:
+    """Weights of the linear layers between these sizes."""
+    return sum(n_in * n_out for n_in, n_out in itertools.pairwise(sizes))
+
+
+def autoencoder_weights(work: Work) -> tuple[int, int]:
+    """Weights of the encoder G -> hidden -> D, and of the decoder that mirrors it."""
+    hidden, latent = work.model.autoencoder.hidden, work.model.autoencoder.latent
+    return weights([work.genes, *hidden, latent]), weights([latent, *reversed(hidden), work.genes])
+
+
+def velocity_weights(work: Work) -> int:
+    """Weights of the velocity: inward, three matrices a block (two of them H x H), outward, time."""
+    config, latent = work.model.velocity, work.model.autoencoder.latent
+    width, embedding = config.width, config.embedding
+    blocks = config.blocks * (2 * width * width + embedding * width)
+    return 2 * latent * width + blocks + 128 * embedding + embedding * embedding
+
+
+def parameters(work: Work) -> tuple[int, int]:
+    """P of the autoencoder (with a theta a gene and biases, which are few) and of the velocity."""
+    return sum(autoencoder_weights(work)) + 2 * work.genes, velocity_weights(work)
+
+
+def autoencoder_training(work: Work, device: Device, host: Host, workers: int) -> Seconds:
+    """One cell of the autoencoder's training.
+
+    Operations: 2 a weight forwards, 4 backwards (slopes of weights and of inputs), of which the first layer,
+    whose inputs need no slope, saves 2. Bytes: the dense passes, and the optimiser's once a batch.
+    """
+    both = sum(autoencoder_weights(work))
+    operations = 6 * both - 2 * work.genes * work.model.autoencoder.hidden[0]
+    moved = TRAINING_PASSES * work.genes * FLOAT + optimiser_bytes(parameters(work)[0]) / work.batch
+    busy = operations / device.flops + moved / device.memory_rate
+    return Seconds(
+        max(busy, AUTOENCODER_KERNELS * device.launch / work.batch),
+        link_seconds(work, device),
+        work.nonzeros / host.nonzeros,
+        all_reduce_seconds(parameters(work)[0], workers, device) / work.batch,
+    )
+
+
+def flow_training(work: Work, device: Device, workers: int) -> Seconds:
+    """One cell of the flow's training, from latents that are resident: 6 operations a weight, but 4 of those
+    that read the latent and the time, which need no slopes."""
+    config, p = work.model.velocity, parameters(work)[1]
+    operations = 6 * p - 2 * (work.model.autoencoder.latent * config.width + 128 * config.embedding)
+    moved = config.blocks * BLOCK_PASSES * config.width * FLOAT + optimiser_bytes(p) / work.flow_batch
+    busy = operations / device.flops + moved / device.memory_rate
+    launches = (config.blocks + 2) * FLOW_KERNELS_A_BLOCK * device.launch / work.flow_batch
+    return Seconds(max(busy, launches), 0.0, 0.0, all_reduce_seconds(p, workers, device) / work.flow_batch)
+
+
+def encoding(work: Work, device: Device, host: Host) -> Seconds:
+    """One cell encoded to its latent: the encoder's products, three dense passes."""
+    busy = 2 * autoencoder_weights(work)[0] / device.flops + 5 * work.genes * FLOAT / device.memory_rate
+    return Seconds(busy, link_seconds(work, device), work.nonzeros / host.nonzeros, 0.0)
+
+
+def generation(work: Work, device: Device, host: Host, evaluations: int, chunk: int = 512) -> Seconds:
+    """One generated cell: the field, the decoder, counts drawn, compressed and written."""
+    config, p = work.model.velocity, parameters(work)[1]
+    passes = config.blocks * BLOCK_PASSES / 3 * config.width * FLOAT
+    field = 2 * p / device.flops + passes / device.memory_rate
+    launches = (config.blocks + 2) * FIELD_KERNELS_A_BLOCK * device.launch / chunk
+    decoder = 2 * autoencoder_weights(work)[1] / device.flops
+    decoded = DECODING_PASSES * work.genes * FLOAT / device.memory_rate
+    busy = evaluations * max(work.conditions * field, launches) + decoder + decoded
+    written = raw_bytes(work) / host.compress + compressed_bytes(work) / host.disk
+    return Seconds(busy, 0.0, 0.0, 0.0, work.genes / host.draws + written)
+
+
+def optimiser_bytes(p: int) -> float:
+    """Bytes that the update of P parameters moves, once a batch."""
+    return OPTIMISER_FLOATS * p * FLOAT
+
+
+def link_seconds(work: Work, device: Device) -> float:
+    """A cell's non-zeros on their way to the device: an index of 8 bytes and a count of 4 each."""
+    return 0.0 if device.link is None else 12 * work.nonzeros / device.link
+
+
+def all_reduce_seconds(p: int, workers: int, device: Device) -> float:
+    """A ring: each worker sends 2 (W - 1) / W times the slopes, 4 bytes a parameter, once a batch."""
+    return 2 * (workers - 1) / workers * FLOAT * p / device.network
+
+
+def checkpoint_bytes(p: int) -> int:
+    """Size of one checkpoint of P parameters."""
+    return CHECKPOINT_COPIES * FLOAT * p
+
+
+def raw_bytes(work: Work) -> float:
+    """A cell's non-zeros as they lie uncompressed: 2 bytes of index and 2 of count (4 and 2 above 65,536)."""
+    return work.nonzeros * (4 if work.genes <= 65_536 else 6)
+
+
+def compressed_bytes(work: Work) -> float:
+    """A cell's non-zeros with shuffle and zstd: about 1 byte each (PBMC3K and a simulated atlas: 0.96)."""
+    return work.nonzeros * 1.0

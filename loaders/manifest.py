@@ -1,0 +1,63 @@
+"""The manifest of a prepared atlas, and the store of counts that it names, as it was when it was prepared."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from loaders.anndata_store import AnnDataStore, open_zarr
+from loaders.collection import leaves
+from loaders.csr_arrays import CsrCaches
+from loaders.identity import require_identity
+from loaders.opening import open_store
+from loaders.stacked_store import StackedStore
+from loaders.store import CellStore
+
+MANIFEST = "prepared.json"
+INDEX = "index.zarr"
+CELLS = "cells.zarr"
+VERSION = 2
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a prepared atlas. Raises FileNotFoundError or ValueError saying what there is."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no prepared atlas at {path}. Make one: cfgen-scale prepare.")
+    if not (path / MANIFEST).exists():
+        raise ValueError(f"{path} is not a prepared atlas: it has no {MANIFEST}. Make one with prepare.")
+    manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+    if manifest.get("version") != VERSION:
+        raise ValueError(
+            f"{path} is of version {manifest.get('version')} and this program reads version {VERSION}: "
+            f"prepare it again."
+        )
+    return manifest
+
+
+def open_cells(path: Path, manifest: dict[str, Any]) -> AnnDataStore | StackedStore:
+    """The store of counts: our own, or the sources in place, which must be what they were."""
+    if not manifest["in_place"]:
+        return _open_copy(path / CELLS, manifest)
+    sources, request = manifest["sources"], manifest["request"]
+    caches = CsrCaches.split() if len(sources) > 1 else None
+    stores = [_open_source(path, source, request, caches) for source in sources]
+    return StackedStore(leaves(stores))
+
+
+def _open_copy(path: Path, manifest: dict[str, Any]) -> AnnDataStore:
+    store = open_zarr(str(path), is_canonical=True)
+    now = store.identity()
+    require_identity(manifest.get("copy", now), now, what=str(path), remedy="Prepare the atlas again")
+    return store
+
+
+def _open_source(
+    path: Path, source: dict[str, Any], request: dict[str, Any], caches: CsrCaches | None
+) -> CellStore:
+    remedy = f"{path} reads it in place: put it back, or prepare again (repack=True copies the cells)"
+    try:
+        store = open_store(source["uri"], layer=request["layer"], **request.get("soma", {}), caches=caches)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the source {source['uri']} has vanished. {remedy}.") from error
+    what = f"the source {source['uri']}"
+    require_identity(source["identity"], store.identity(), what=what, remedy=remedy)
+    return store

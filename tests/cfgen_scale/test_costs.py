@@ -1,0 +1,127 @@
+"""The cost model counts what the real networks have and do, and adds it up as it says."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import random_array
+from torch.utils.flop_counter import FlopCounterMode
+
+from cfgen_scale.autoencoder import Autoencoder, AutoencoderConfig
+from cfgen_scale.costs import (
+    Device,
+    Host,
+    Seconds,
+    Work,
+    all_reduce_seconds,
+    autoencoder_training,
+    checkpoint_bytes,
+    flow_training,
+    generation,
+    parameters,
+)
+from cfgen_scale.counts import SparseCounts
+from cfgen_scale.devices import DEVICES
+from cfgen_scale.model import ModelConfig
+from cfgen_scale.training.checkpoint import Snapshot, TrainState, save_checkpoint
+from cfgen_scale.training.config import StageConfig
+from cfgen_scale.training.optimisation import AveragedWeights, make_optimiser
+from cfgen_scale.types import AtlasSchema, Condition, Covariate, Modality
+from cfgen_scale.velocity import Velocity, VelocityConfig
+
+GENES, CELLS = 400, 32
+# Rates of one, so that seconds are operations or bytes.
+NOTHING = Device("none", 1e30, 1e30, 1e30, None, 1e30, 0.0, "a test")
+IDLE = Host(1e30, 1e30, 1e30, 1e30)
+SHAPE = ModelConfig(AutoencoderConfig(latent=20, hidden=(64, 32)), VelocityConfig(width=48, embedding=24))
+WORK = Work(1000, GENES, 20, SHAPE, batch=CELLS, flow_batch=CELLS)
+ARITHMETIC = replace(NOTHING, flops=1.0)
+
+
+@pytest.fixture
+def autoencoder():
+    genes = tuple(f"gene{g}" for g in range(GENES))
+    schema = AtlasSchema(
+        (Modality("rna", "negative_binomial", genes),), (Covariate("cell_type", ("B", "NK", "T")),)
+    )
+    return Autoencoder(SHAPE.autoencoder, schema, [torch.ones(GENES)])
+
+
+@pytest.fixture
+def velocity():
+    return Velocity(SHAPE.velocity, latent=20, n_categories=[3], log_size_range=torch.tensor([[0.0, 1.0]]))
+
+
+def step(network, *inputs):
+    with FlopCounterMode(display=False) as counter:
+        network(*inputs).sum().backward()
+    return counter.get_total_flops()
+
+
+def test_operations_of_an_autoencoder_step_are_those_that_torch_counts(autoencoder):
+    counts = random_array((CELLS, GENES), density=0.05, format="csr", rng=np.random.default_rng(0))
+    counts.data[:] = 1.0
+    labels = torch.zeros(CELLS, 1, dtype=torch.int64)
+    counted = step(autoencoder, [SparseCounts.from_csr(counts)], labels)
+    seconds = autoencoder_training(WORK, ARITHMETIC, IDLE, 1)
+    assert CELLS * seconds.device == pytest.approx(counted, rel=0.02)
+
+
+def test_operations_of_a_flow_step_are_those_that_torch_counts(velocity):
+    condition = Condition(torch.zeros(CELLS, 1, dtype=torch.int64), torch.ones(CELLS, 1))
+    counted = step(velocity, torch.rand(CELLS), torch.randn(CELLS, 20), condition)
+    seconds = flow_training(WORK, ARITHMETIC, 1)
+    assert CELLS * seconds.device == pytest.approx(counted, rel=0.05)
+
+
+def test_parameters_are_those_of_the_networks_but_for_biases(autoencoder, velocity):
+    counted = [sum(p.numel() for p in network.parameters()) for network in (autoencoder, velocity)]
+    assert parameters(WORK) == pytest.approx(counted, rel=0.04)
+
+
+def test_a_checkpoint_is_as_large_as_it_says(autoencoder, tmp_path):
+    optimiser = make_optimiser(autoencoder, StageConfig(cells=1, batch_cells=1, learning_rate=0.1))
+    for parameter in autoencoder.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    averaged = AveragedWeights(autoencoder, 10)
+    snapshot = Snapshot.of(
+        TrainState(), network=autoencoder, averaged=averaged, optimiser=optimiser, best=averaged.weights
+    )
+    path = save_checkpoint(tmp_path, snapshot)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    p = sum(parameter.numel() for parameter in autoencoder.parameters())
+    assert checkpoint_bytes(p) == pytest.approx(size, rel=0.05)
+
+
+def test_an_all_reduce_is_a_ring():
+    network = replace(NOTHING, network=1.0)
+    assert [all_reduce_seconds(10, workers, network) for workers in (1, 2, 4)] == [0, 40, 60]
+
+
+def test_guidance_evaluates_more_fields_and_steps_evaluate_them_again():
+    def of(conditions, evaluations):
+        work = replace(WORK, conditions=conditions)
+        return generation(work, ARITHMETIC, IDLE, evaluations).device
+
+    field = of(1, 1) - of(1, 0)
+    assert of(3, 10) - of(1, 0) == pytest.approx(30 * field)
+
+
+def test_supplies_overlap_and_the_slowest_is_the_bottleneck():
+    seconds = Seconds(device=3.0, link=1.0, loader=5.0, network=0.5)
+    assert (seconds.total, seconds.bottleneck) == (5.5, "loader")
+
+
+def test_small_steps_are_bound_by_launches():
+    slow = replace(NOTHING, launch=1e-5)
+    few, many = (flow_training(replace(WORK, flow_batch=b), slow, 1).device for b in (10, 1000))
+    assert few == pytest.approx(100 * many)
+
+
+@pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
+def test_no_device_is_planned_with_more_than_its_data_sheet(device):
+    assert device.flops < 989e12
+    assert device.memory_rate < 4.8e12
+    assert "data sheet" in device.source

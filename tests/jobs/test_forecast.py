@@ -1,0 +1,72 @@
+"""`cfgen-scale plan`: an atlas planned for GPUs that are not here, and this machine measured."""
+
+import re
+
+import pytest
+
+from cfgen_scale.ode import OdeConfig
+from jobs.cli import main
+from jobs.forecast import duration, evaluations, in_bytes
+
+
+def planned(capsys: pytest.CaptureFixture[str], line: str) -> str:
+    assert main(["plan", *line.split()]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_plan_names_times_bytes_and_the_bottleneck(capsys: pytest.CaptureFixture[str]) -> None:
+    said = planned(capsys, "--cells 100e6 --genes 20000 --gpus 64 --gpu a100-80")
+    for part in ("autoencoder training", "encoding", "flow training", "generation", "bottleneck: ", "20 GB"):
+        assert part in said
+    assert re.search(r"packed atlas +400 GB as it is, ~100 GB with zstd", said)
+
+
+def test_more_gpus_more_cells_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    rates = []
+    for gpus in (1, 8):
+        found = re.search(r"generation +([\d,]+)", planned(capsys, f"--cells 1e6 --gpus {gpus}"))
+        assert found is not None
+        rates.append(int(found[1].replace(",", "")))
+    assert rates[1] == pytest.approx(8 * rates[0], rel=1e-3)
+
+
+def test_the_model_planned_is_that_of_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    small = planned(capsys, "--cells 1e6")
+    large = planned(capsys, "--cells 1e6 model.velocity.width=2048")
+    assert small != large
+    # Three blocks of two matrices of 2,048 x 2,048, and little else.
+    assert "0.5 M parameters" in small
+    assert "26.2 M parameters" in large
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--cells 1e6 --gpu b200", "no figures of a GPU 'b200'. Known: a100-40, a100-80, h100, h200"),
+        ("--cells 0", "--cells must be positive"),
+        ("--cells 1e6 --genes 100 --nonzeros 200", "are more than its 100 genes"),
+        ("--cells 1e6 --guided -1", "--guided must not be negative"),
+        ("--cells 1e6 model.velocity.wdith=3", "Did you mean model.velocity.width"),
+    ],
+)
+def test_a_plan_of_nonsense_is_refused(line: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *line.split()]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_evaluations_of_a_solver() -> None:
+    assert evaluations(OdeConfig("euler", steps=10)) == 10
+    assert evaluations(OdeConfig("midpoint", steps=10)) == 20
+    assert evaluations(OdeConfig("dopri5", steps=10)) > 100
+
+
+def test_figures_are_readable() -> None:
+    assert [duration(s) for s in (0.33, 47, 600, 9000)] == ["0.33 s", "47 s", "10 min", "2.5 h"]
+    assert [in_bytes(n) for n in (10, 4.16e8, 2e10, 5e15)] == ["10 B", "416 MB", "20 GB", "5e+03 TB"]
+
+
+@pytest.mark.slow
+def test_this_machine_predicted_and_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    said = planned(capsys, "--measure --genes 1000")
+    for stage in ("autoencoder training", "encoding", "flow training", "generation"):
+        assert re.search(rf"{stage} +[\d,]+ +[\d,]+ +\d+\.\d\d", said)
