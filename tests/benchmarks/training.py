@@ -115,19 +115,23 @@ def gflop_per_cell(measured: dict[str, Any], *, sparse: bool) -> float:
 
 
 def table(results: dict[Entry, dict[str, Any]], peak: float) -> list[str]:
-    """A line for each entry; ``peak`` in GFLOP/s."""
-    columns = ("cells/s", "x rival", "of peak", "waiting", "RSS GB", "anon GB")
+    """A line for each entry; ``peak`` in GFLOP/s. Busy: by the time that processors worked for a process,
+    which is the fairer one beside other work."""
+    columns = ("cells/s", "x rival", "x (busy)", "of peak", "waiting", "RSS GB", "anon GB")
     lines = [f"{'data':<12} {'contender':<28} {'batch':>5}" + "".join(f"{c:>10}" for c in columns)]
     for entry, found in results.items():
         rate = found["cells_per_second"]
-        times = f"{rate / results[entry.rival]['cells_per_second']:.2f}" if entry.rival else ""
+        times = [
+            f"{found[name] / results[entry.rival][name]:.2f}" if entry.rival else ""
+            for name in ("cells_per_second", "cells_per_busy_second")
+        ]
         share, waiting = "", ""
         if "autoencoder" in entry.contender:
             share = f"{rate * gflop_per_cell(found, sparse=entry.contender == OURS) / peak:.0%}"
         if "data_wait_share" in found:
             waiting = f"{found['data_wait_share']:.2%}"
         memory = (f"{found[name] / 1e9:.2f}" for name in ("peak_rss", "peak_anonymous"))
-        cells = (f"{rate:,.0f}", times, share, waiting, *memory)
+        cells = (f"{rate:,.0f}", *times, share, waiting, *memory)
         lines.append(entry.name + "".join(f"{cell:>10}" for cell in cells))
     return lines
 
