@@ -132,7 +132,7 @@ def test_genes_in_few_training_cells_are_removed_and_cells_left_without_counts_d
     atlas.X = csr_matrix(counts)
     made = prepared_from(write(atlas, form), tmp_path / "out", min_cells_per_gene=10)
     assert made.manifest["cells_dropped"] == 2
-    assert made.manifest["genes_removed"] == 1
+    assert made.manifest["modalities"][0]["features_removed"] == 1
     assert made.summary["cells dropped (no counts)"] == 2
     assert "gene_3" not in made.schema.modalities[0].features
     expected = np.delete(counts[2:], 3, axis=1)
