@@ -129,7 +129,8 @@ def test_cells_that_were_not_measured_in_both_are_told(
     with pytest.raises(ValueError, match=r"has not 1 of the 600 cells of memory, first 'cell_0_3'"):
         both((rna, lacking), "memory", tmp_path)
     assert not (tmp_path / "out").exists()
-    twice = anndata.concat([protein, protein[:1]])
+    with pytest.warns(UserWarning, match="names are not unique"):
+        twice = anndata.concat([protein, protein[:1]])
     with pytest.raises(ValueError, match=r"has 1 names of cells more than once.*found by their names"):
         prepare(rna, tmp_path / "out", modalities={"protein": twice}, progress=False)
 
