@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 from cfgen_scale.types import IntArray, SchemaError
 from loaders.gather import frozen
 from loaders.layout import index_dtype
+from loaders.reused_memory import REUSED
 from loaders.runs import Runs
 from loaders.store import CellStore, categorical
 
@@ -97,8 +98,8 @@ def _interleaved(parts: list[csr_matrix], places: list[IntArray]) -> csr_matrix:
     ends = np.cumsum(lengths)
     n_columns = parts[0].shape[1]
     of_indices = index_dtype(int(ends[-1]), n_columns)
-    indices = np.empty(ends[-1], dtype=of_indices)
-    data = np.empty(ends[-1], dtype=np.result_type(*(part.dtype for part in parts)))
+    indices = REUSED.empty(ends[-1], of_indices)
+    data = REUSED.empty(ends[-1], np.result_type(*(part.dtype for part in parts)))
     for part, at in zip(parts, places, strict=True):
         runs = Runs(part.indptr[:-1].astype(np.int64), lengths[at + 1], ends[at])
         runs.copy(frozen(part.indices), indices, limit=None, what="a store")
