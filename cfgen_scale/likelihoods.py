@@ -75,7 +75,7 @@ class _NegativeBinomial(torch.autograd.Function):
                 log_prob[rows] = -theta.dot(_mean_over_theta(share, log_l, theta, rows).log1p_(), rows)
                 log_sum[rows] = logits[rows].amax(1) - share[rows].amax(1).log()
             gammas = _Gammas(counts.values.to(dtype), theta.log_at(counts))
-            s = logits.flatten().index_select(0, counts.flat).to(dtype)
+            s = logits[counts.cells, counts.features].to(dtype)
             s += (log_l - log_sum).index_select(0, counts.cells) - gammas.log_theta
             ctx.save_for_backward(share, log_l, log_theta, s)
             ctx.levels, ctx.counts, ctx.gammas, ctx.logits_dtype = levels, counts, gammas, logits.dtype

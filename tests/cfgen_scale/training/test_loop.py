@@ -164,18 +164,3 @@ def test_weights_without_a_finite_validation_loss_are_not_called_the_best(
     with pytest.raises(NonFiniteLossError, match="the validation loss is not finite after 16 cells"):
         run_stage(stage, cells, accelerator, directory=tmp_path, seed=0, report=print)
     assert checkpoints(tmp_path) == []
-
-
-def test_bfloat16_stays_close_to_float32(autoencoder_stage, flow_stage, tmp_path):
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    for build in (autoencoder_stage, flow_stage):
-        losses = {}
-        for precision in ("no", "bf16"):
-            AcceleratorState._reset_state(reset_partial_state=True)
-            accelerator = Accelerator(cpu=True, mixed_precision=precision)
-            _, rows = fit(build(cells=800), accelerator, tmp_path / f"{build}-{precision}"[-40:])
-            losses[precision] = rows[-1]["loss"]
-            AcceleratorState._reset_state(reset_partial_state=True)
-        assert losses["bf16"] == pytest.approx(losses["no"], rel=0.05)
