@@ -112,6 +112,7 @@ def test_guidance_evaluates_more_fields_and_steps_evaluate_them_again():
 def test_supplies_overlap_and_the_slowest_is_the_bottleneck():
     seconds = Seconds(device=3.0, link=1.0, loader=5.0, network=0.5)
     assert (seconds.total, seconds.bottleneck) == (5.5, "loader")
+    assert replace(seconds, one_processor=True).total == 9.5
 
 
 def test_small_steps_are_bound_by_launches():
