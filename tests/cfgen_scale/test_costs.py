@@ -60,7 +60,8 @@ def step(network, *inputs):
 
 
 def test_operations_of_an_autoencoder_step_are_those_that_torch_counts(autoencoder):
-    counts = random_array((CELLS, GENES), density=0.05, format="csr", rng=np.random.default_rng(0))
+    # So dense that the first layer is a dense product, as it always is on a GPU.
+    counts = random_array((CELLS, GENES), density=0.3, format="csr", rng=np.random.default_rng(0))
     counts.data[:] = 1.0
     labels = torch.zeros(CELLS, 1, dtype=torch.int64)
     counted = step(autoencoder, [SparseCounts.from_csr(counts)], labels)
