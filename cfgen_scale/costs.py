@@ -91,19 +91,24 @@ class Work:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where the time of a job goes, a cell, on one worker: these overlap, except device and network."""
+    """Where the time of a job goes, a cell, on one worker.
+
+    one_processor   the device is the host's own processor, so that nothing overlaps
+    """
 
     device: float
     link: float
     loader: float
     network: float
     output: float = 0.0
+    one_processor: bool = False
 
     @property
     def total(self) -> float:
-        """The device waits for the slowest supply; the all-reduce comes on top (it can hide behind the
-        backward pass, and this counts on nothing)."""
-        return max(self.device, self.link, self.loader, self.output) + self.network
+        """The device works while the host reads, sends or writes; the all-reduce comes on top (it can hide
+        behind the backward pass, and this counts on nothing)."""
+        parts = (self.device, self.link, self.loader, self.output)
+        return (sum(parts) if self.one_processor else max(parts)) + self.network
 
     @property
     def bottleneck(self) -> str:
@@ -150,6 +155,7 @@ def autoencoder_training(work: Work, device: Device, host: Host, workers: int) -
         link_seconds(work, device),
         work.nonzeros / host.nonzeros,
         all_reduce_seconds(parameters(work)[0], workers, device) / work.batch,
+        one_processor=device.link is None,
     )
 
 
@@ -167,7 +173,8 @@ def flow_training(work: Work, device: Device, workers: int) -> Seconds:
 def encoding(work: Work, device: Device, host: Host) -> Seconds:
     """One cell encoded to its latent: the encoder's products, three dense passes."""
     busy = 2 * autoencoder_weights(work)[0] / device.flops + 5 * work.genes * FLOAT / device.memory_rate
-    return Seconds(busy, link_seconds(work, device), work.nonzeros / host.nonzeros, 0.0)
+    alone = device.link is None
+    return Seconds(busy, link_seconds(work, device), work.nonzeros / host.nonzeros, 0.0, one_processor=alone)
 
 
 def generation(work: Work, device: Device, host: Host, evaluations: int, chunk: int = 512) -> Seconds:
@@ -180,7 +187,8 @@ def generation(work: Work, device: Device, host: Host, evaluations: int, chunk: 
     decoded = DECODING_PASSES * work.genes * FLOAT / device.memory_rate
     busy = evaluations * max(work.conditions * field, launches) + decoder + decoded
     written = raw_bytes(work) / host.compress + compressed_bytes(work) / host.disk
-    return Seconds(busy, 0.0, 0.0, 0.0, work.genes / host.draws + written)
+    drawn = work.genes / host.draws
+    return Seconds(busy, 0.0, 0.0, 0.0, drawn + written, one_processor=device.link is None)
 
 
 def optimiser_bytes(p: int) -> float:

@@ -109,6 +109,13 @@ def _prepare(add: Add) -> None:
     option(
         "--obs", metavar="TABLE", help=".csv, .tsv or .parquet of obs columns; first column: names of cells"
     )
+    option(
+        "--modality",
+        action="append",
+        default=[],
+        metavar="NAME=SOURCE",
+        help="other counts of the same cells, found by name, such as protein=adt.h5ad; repeatable",
+    )
     option("--layer", help="layer that holds the counts (default: X, or the only layer of SOMA)")
     option("--feature-column", metavar="NAME", help="var column of gene names (the index; 10x: name, or id)")
     soma = parser.add_argument_group("SOMA experiments")

@@ -12,6 +12,7 @@ def prepare(options: Namespace) -> None:
     prepared = prepare(
         options.sources,
         options.out,
+        modalities=_by_name(options.modality),
         test=options.test,
         split_column=options.split_column,
         labels=options.label,
@@ -32,6 +33,17 @@ def prepare(options: Namespace) -> None:
         shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
         print(f"{name:<26} {shown}")
     _next(f"train all --data {options.out} --run runs/first")
+
+
+def _by_name(modalities: list[str]) -> dict[str, list[str]]:
+    """NAME=SOURCE, where a name may come several times, as names with their sources."""
+    named: dict[str, list[str]] = {}
+    for modality in modalities:
+        name, equals, source = modality.partition("=")
+        if not (name and equals and source):
+            raise ValueError(f"--modality {modality}: write NAME=SOURCE, such as protein=adt.h5ad.")
+        named.setdefault(name, []).append(source)
+    return named
 
 
 def train(options: Namespace) -> None:

@@ -19,7 +19,7 @@ FILE_BYTES = 256 * 2**20
 READ_BATCH = 512
 
 
-def best_seconds(act: Callable[[], object], repeats: int = 5) -> float:
+def best_seconds(act: Callable[[], object], repeats: int = 15) -> float:
     """Shortest of a few times: what the machine can do, undisturbed; the first call warms up."""
     act()
     times = []

@@ -1,6 +1,5 @@
 """AnnData on disk, read in place: .h5ad, and AnnData-Zarr v2 and v3. Both are groups of the same arrays."""
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from loaders.blocks import CACHE_BYTES, UNCHUNKED_BLOCK, BlockArray, BlockCache
 from loaders.csr_arrays import CsrArrays, CsrCaches
 from loaders.hdf5 import open_hdf5
 from loaders.identity import digest_of_cells, digest_of_names
-from loaders.store import RNA, CellStore, categorical, pick_layer, require_column
+from loaders.store import CellStore, categorical, pick_layer, require_column
 
 
 def open_h5ad(
@@ -92,11 +91,11 @@ class AnnDataStore:
         _require_anndata(group, uri)
         self._obs = group["obs"]
         counts = _counts_element(group, layer, uri)
-        self.features: Mapping[str, tuple[str, ...]] = {RNA: _features(group["var"], feature_column, uri)}
+        self.features: tuple[str, ...] = _features(group["var"], feature_column, uri)
         self._csr: CsrArrays | None = None
         if _is_group(counts):
             self._csr = CsrArrays(
-                counts, n_features=len(self.features[RNA]), uri=uri, is_canonical=is_canonical, caches=caches
+                counts, n_features=len(self.features), uri=uri, is_canonical=is_canonical, caches=caches
             )
             self.n_cells = self._csr.n_rows
             self.slab_cells, self.kept_cells = self._csr.slab_cells, self._csr.kept_cells
@@ -121,12 +120,11 @@ class AnnDataStore:
             return index.asstr()[start:stop]
         return np.asarray(index[start:stop], dtype=object)
 
-    def read(self, rows: IntArray, modality: str = RNA, *, dtype: DTypeLike | None = None) -> csr_matrix:
+    def read(self, rows: IntArray, *, dtype: DTypeLike | None = None) -> csr_matrix:
         """As `CellStore.read`; counts are cast to ``dtype`` on the way.
 
         Raises OSError or ValueError naming the chunk that is missing, cannot be read or is corrupt.
         """
-        assert modality in self.features
         return self._csr.read(rows, dtype=dtype) if self._csr else self._read_dense(rows, dtype)
 
     def _read_dense(self, rows: IntArray, dtype: DTypeLike | None) -> csr_matrix:
@@ -139,9 +137,9 @@ class AnnDataStore:
     def identity(self) -> dict[str, Any]:
         return {
             "cells": self.n_cells,
-            "features": len(self.features[RNA]),
+            "features": len(self.features),
             **(self._csr.identity() if self._csr else {}),
-            "names": digest_of_names(self.features[RNA]),
+            "names": digest_of_names(self.features),
             "sample": digest_of_cells(self),
         }
 

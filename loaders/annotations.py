@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
-from loaders.store import NAMES_AT_ONCE, RNA, CellStore, categorical, no_column
+from loaders.store import NAMES_AT_ONCE, CellStore, categorical, no_column
 
 SOURCE = "source"
 REMEDY = f"Add a column {SOURCE!r} that says for every row the file or the folder of its sample."
@@ -154,8 +154,8 @@ class AnnotatedStore:
     def obs_names(self, start: int, stop: int) -> NDArray[Any]:
         return self._store.obs_names(start, stop)
 
-    def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
-        return self._store.read(rows, modality)
+    def read(self, rows: IntArray) -> csr_matrix:
+        return self._store.read(rows)
 
     def slab_of(self, rows: IntArray) -> IntArray:
         return self._store.slab_of(rows)

@@ -13,6 +13,7 @@ from loaders.gather import ascend_in_rows
 from loaders.identity import digest_of_numbers
 from loaders.layout import index_dtype
 from loaders.mapped import MappedArray, can_be_mapped
+from loaders.reused_memory import REUSED
 from loaders.runs import Runs
 
 
@@ -69,8 +70,8 @@ class CsrArrays:
         """
         runs, ends = Runs.of_rows(self.indptr, rows)
         of_indices = index_dtype(int(ends[-1]), self.n_features)
-        indices = np.empty(ends[-1], dtype=of_indices)
-        data = np.empty(ends[-1], dtype=dtype or self.data.dtype)
+        indices = REUSED.empty(ends[-1], of_indices)
+        data = REUSED.empty(ends[-1], dtype or self.data.dtype)
         self.indices.gather(runs, indices, limit=self.n_features)
         self.data.gather(runs, data)
         counts = csr_matrix((data, indices, ends.astype(of_indices)), shape=(len(rows), self.n_features))

@@ -1,4 +1,4 @@
-"""The manifest of a prepared atlas, and the store of counts that it names, as it was when it was prepared."""
+"""The manifest of a prepared atlas, and the stores of counts that it names, unchanged since."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,11 @@ from loaders.csr_arrays import CsrCaches
 from loaders.identity import require_identity
 from loaders.opening import open_store
 from loaders.stacked_store import StackedStore
-from loaders.store import CellStore
+from loaders.store import RNA, CellStore
 
 MANIFEST = "prepared.json"
 INDEX = "index.zarr"
-CELLS = "cells.zarr"
-VERSION = 2
+VERSION = 3
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -33,20 +32,25 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def open_cells(path: Path, manifest: dict[str, Any]) -> AnnDataStore | StackedStore:
-    """The store of counts: our own, or the sources in place, which must be what they were."""
-    if not manifest["in_place"]:
-        return _open_copy(path / CELLS, manifest)
-    sources, request = manifest["sources"], manifest["request"]
-    caches = CsrCaches.split() if len(sources) > 1 else None
-    stores = [_open_source(path, source, request, caches) for source in sources]
+def cells_of(modality: str) -> str:
+    """Name, in the directory of a prepared atlas, of the packed cells of a modality."""
+    return "cells.zarr" if modality == RNA else f"cells-{modality}.zarr"
+
+
+def open_counts(path: Path, manifest: dict[str, Any], entry: dict[str, Any]) -> AnnDataStore | StackedStore:
+    """The counts of the modality ``entry``: our own copy, or its sources, which must be what they were."""
+    if not entry["in_place"]:
+        return _open_copy(path / cells_of(entry["name"]), entry)
+    sources = [s for s in manifest["sources"] if s["modality"] == entry["name"]]
+    caches = CsrCaches.split() if len(manifest["sources"]) > 1 else None
+    stores = [_open_source(path, source, manifest["request"], caches) for source in sources]
     return StackedStore(leaves(stores))
 
 
-def _open_copy(path: Path, manifest: dict[str, Any]) -> AnnDataStore:
+def _open_copy(path: Path, entry: dict[str, Any]) -> AnnDataStore:
     store = open_zarr(str(path), is_canonical=True)
     now = store.identity()
-    require_identity(manifest.get("copy", now), now, what=str(path), remedy="Prepare the atlas again")
+    require_identity(entry["copy"], now, what=str(path), remedy="Prepare the atlas again")
     return store
 
 

@@ -1,7 +1,6 @@
 """An AnnData in memory as a store of cells: notebooks, tests, and data that a script has just made."""
 
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
 from loaders.identity import digest_of_names
-from loaders.store import RNA, categorical, pick_layer, require_column
+from loaders.store import categorical, pick_layer, require_column
 
 
 class MemoryStore:
@@ -37,7 +36,7 @@ class MemoryStore:
             self._counts.sum_duplicates()
         self._obs = adata.obs
         self.n_cells = self.kept_cells = int(adata.n_obs)
-        self.features: Mapping[str, tuple[str, ...]] = {RNA: _features(adata.var, feature_column)}
+        self.features: tuple[str, ...] = _features(adata.var, feature_column)
 
     @property
     def obs_columns(self) -> tuple[str, ...]:
@@ -50,8 +49,7 @@ class MemoryStore:
     def obs_names(self, start: int, stop: int) -> NDArray[Any]:
         return np.asarray(self._obs.index[start:stop], dtype=object)
 
-    def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
-        assert modality in self.features
+    def read(self, rows: IntArray) -> csr_matrix:
         return self._counts[rows]
 
     def slab_of(self, rows: IntArray) -> IntArray:
@@ -64,7 +62,7 @@ class MemoryStore:
         return {
             "cells": self.n_cells,
             "features": self._counts.shape[1],
-            "names": digest_of_names(self.features[RNA]),
+            "names": digest_of_names(self.features),
             "sha256": content.hexdigest(),
         }
 

@@ -2,9 +2,9 @@
 
 What is made is a directory: `prepared.json` (the manifest: schema, sources, statistics), `index.zarr` (arrays
 per cell and gene) and, unless the sources are AnnData-Zarr or SOMA and read in place, `cells.zarr` (the
-cells kept, in the layout of loaders/layout.py). It is written aside, by one process at a time, and renamed
-when it is whole: what a run left that was killed, or whose disk was full, is removed, and the same command
-starts from the beginning.
+cells kept, in the layout of loaders/layout.py), one for each modality. It is written aside, by one process at
+a time, and renamed when it is whole: what a run left that was killed, or whose disk was full, is removed, and
+the same command starts from the beginning.
 
 Memory is a slab of cells and a few numbers and the name of each cell; a repack adds what loaders/shuffle.py
 says, files in compressed chunks, however many, the one cache of loaders/csr_arrays.py, and folders of
@@ -13,7 +13,7 @@ matrix.mtx the largest of them.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
@@ -25,30 +25,31 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cfgen_scale.types import AtlasSchema, Covariate, IntArray, Modality
+from loaders.aligned_store import AlignedStore
 from loaders.annotations import AnnotationTable
 from loaders.aside import written_aside
-from loaders.cell_copy import CellCopy
 from loaders.collection import leaves
+from loaders.counts_preparation import CountsPreparation, PreparedCounts
 from loaders.csr_arrays import CsrCaches
 from loaders.layout import Codec, write_array
-from loaders.manifest import CELLS, INDEX, MANIFEST, VERSION, read_manifest
+from loaders.manifest import INDEX, MANIFEST, VERSION, read_manifest
 from loaders.opening import SomaOptions, open_store
 from loaders.prepare_request import PrepareRequest, describe, notes_on
 from loaders.prepared import Prepared, unique_names
-from loaders.scan import CellScan, arrangement_digest, content_digest, scan_cells, scan_genes
+from loaders.scan import arrangement_digest, content_digest
 from loaders.split import SPLITS, TRAIN, SplitCodes, SplitRequest, require_cells
 from loaders.stacked_store import StackedStore
 from loaders.statistics import atlas_statistics, statistics_to_json
 from loaders.store import RNA, categorical, names_of
 
 type Source = str | Path | AnnData
-IN_PLACE_KINDS = {"anndata-zarr", "anndata-zarr-collection", "soma"}
 
 
 def prepare(
     sources: Source | Sequence[Source],
     out: str | Path,
     *,
+    modalities: Mapping[str, Source | Sequence[Source]] | None = None,
     test: Source | None = None,
     split_column: str | None = None,
     labels: Sequence[str] = (),
@@ -66,6 +67,8 @@ def prepare(
 ) -> Prepared:
     """Prepare the cells of ``sources`` (whatever `open_store` takes) in the new directory ``out``.
 
+    modalities           what else was measured in the same cells, such as {"protein": "adt.h5ad"}: counts,
+                         whose cells are found by name; obs and splits are those of ``sources``
     labels               obs columns that become attributes; an empty value is an unlabelled cell
     obs                  table of obs columns that the sources lack: see loaders/annotations.py
     layer                where raw counts are; None: X. As the options of SOMA, for all sources
@@ -82,11 +85,11 @@ def prepare(
                          "zstd": one byte, for object stores, archives and small disks
     soma                 measurement, obs_filter, feature_column of a SOMA experiment: see `open_store`
 
-    Cells without a count over the genes kept are dropped and their number reported. The same call on what it
-    has made returns that. Raises FileNotFoundError, FileExistsError (``out`` holds something else),
-    SchemaError (sources with different genes), RuntimeError (another process writes ``out``), PermissionError
-    or ValueError, all before anything is written, except that an entry which is no count is found by a first
-    pass over all counts.
+    Cells without a count over the genes kept, of any modality, are dropped and their number reported. The
+    same call on what it has made returns that. Raises FileNotFoundError, FileExistsError (``out`` holds
+    something else), SchemaError (sources with different genes), RuntimeError (another process writes
+    ``out``), PermissionError or ValueError, all before anything is written, except that an entry which is no
+    count is found by a first pass over all counts.
     """
     columns = [name for name in (*labels, split_by, split_column) if name is not None]
     table = AnnotationTable.read(obs, columns) if obs is not None else None
@@ -102,67 +105,71 @@ def prepare(
             split_by, split_column, validation_fraction, test_fraction, seed, test is not None
         ),
     )
-    given = [sources] if isinstance(sources, str | Path | AnnData) else list(sources)
+    given = _listed(sources)
     if not given:
         raise ValueError("there is nothing to prepare: name at least one source.")
     with_test = given + ([test] if test is not None else [])
-    caches = CsrCaches.split() if len(with_test) > 1 else None
-    stores = [open_store(source, layer=layer, **soma, caches=caches) for source in with_test]
-    described = [describe(store) for store in stores]
+    of_modality = {RNA: with_test, **{name: _listed(more) for name, more in (modalities or {}).items()}}
+    _require_names(modalities or {})
+    caches = CsrCaches.split() if sum(map(len, of_modality.values())) > 1 else None
+    stores = {
+        name: [open_store(source, layer=layer, **soma, caches=caches) for source in each]
+        for name, each in of_modality.items()
+    }
+    described = [describe(store, name) for name, each in stores.items() for store in each]
     out = Path(out).absolute()
     if out.exists() and not (out.is_dir() and not os.listdir(out)):
         return _already_prepared(out, request, described, progress=progress)
-    annotated = table.annotate(leaves(stores)) if table else leaves(stores)
+    annotated = table.annotate(leaves(stores[RNA])) if table else leaves(stores[RNA])
     request.require_columns(annotated)
-    store = StackedStore(annotated)
-    split = request.split.codes(store, first_test_cell=sum(s.n_cells for s in stores[: len(given)]))
+    first = StackedStore(annotated)
+    aligned = {name: AlignedStore(StackedStore(leaves(stores[name])), first) for name in modalities or {}}
+    split = request.split.codes(first, first_test_cell=sum(s.n_cells for s in stores[RNA][: len(given)]))
     with written_aside(out) as partial:
-        _write(partial, store, split, request, described, progress=progress)
+        counts = CountsPreparation(partial, request, described, split == TRAIN, progress=progress)
+        _write(partial, first, counts.prepare({RNA: first, **aligned}), split, request, described)
     return Prepared.open(out)
+
+
+def _listed(sources: Source | Sequence[Source]) -> list[Source]:
+    return [sources] if isinstance(sources, str | Path | AnnData) else list(sources)
+
+
+def _require_names(modalities: Mapping[str, Any]) -> None:
+    for name, sources in modalities.items():
+        if name == RNA or not name.isidentifier():
+            raise ValueError(
+                f"{name!r} cannot be the name of a further modality: a word of letters, digits and _, other "
+                f"than {RNA!r}, which is that of the first."
+            )
+        if not _listed(sources):
+            raise ValueError(f"the modality {name!r} has no source: name at least one.")
 
 
 def _write(
     path: Path,
     store: StackedStore,
+    modalities: list[PreparedCounts],
     split: SplitCodes,
     request: PrepareRequest,
     described: list[dict[str, Any]],
-    *,
-    progress: bool,
 ) -> None:
-    """Both passes, then the index and the manifest, into the directory ``path``."""
-    is_training = split == TRAIN
-    genes = scan_genes(store, is_training, progress=progress)
-    columns = _kept_genes(genes.training_cells, request.min_cells_per_gene)
-    features = tuple(np.array(store.features[RNA], dtype=object)[columns])
-    in_place = not request.repack and all(source["kind"] in IN_PLACE_KINDS for source in described)
-    nnz, largest = int(genes.all_cells[columns].sum()), genes.largest_count
-    copy = None
-    if not in_place:
-        copy = CellCopy(
-            path / CELLS,
-            codec=request.codec,
-            shuffle_seed=request.split.seed if request.repack else None,
-            features=features,
-            n_rows=store.n_cells,
-            nnz=nnz,
-            largest_count=largest,
-        )
-    keep = copy.append if copy else None
-    cells = scan_cells(store, columns, is_training, keep=keep, progress=progress)
-    kept = np.flatnonzero(cells.totals > 0)
+    """What is of cells, the index and the manifest, into the directory ``path``."""
+    is_kept = modalities[0].cells.kept
+    kept = np.flatnonzero(is_kept)
     require_cells(split[kept], request.split)
     labels = {name: categorical(store.obs_column(name)[kept]) for name in request.labels}
-    order = copy.order(kept) if copy else np.arange(len(kept))
-    if copy:
-        names = unique_names(np.array(list(names_of(store, cells.totals > 0)), dtype=object))
-        obs = pd.DataFrame(labels, index=pd.Index(names, dtype=object))
-        copy.finish(obs.iloc[order])
+    order = modalities[0].order(kept)
+    if any(modality.copy for modality in modalities):
+        names = unique_names(np.array(list(names_of(store, is_kept)), dtype=object))
+        obs = pd.DataFrame(labels, index=pd.Index(names, dtype=object)).iloc[order]
+        for modality in modalities:
+            modality.finish(obs)
     codes = [np.asarray(values.codes) for values in labels.values()]
     label_codes = np.stack(codes, axis=1) if codes else np.zeros((len(kept), 0), dtype=np.int8)
-    _write_index(path / INDEX, kept[order], split[kept[order]], label_codes[order], columns, cells)
+    _write_index(path / INDEX, kept[order], split[kept[order]], label_codes[order], modalities)
     schema = AtlasSchema(
-        modalities=(Modality(RNA, "negative_binomial", features),),
+        modalities=tuple(Modality(m.name, "negative_binomial", m.features) for m in modalities),
         covariates=tuple(Covariate(name, tuple(values.categories)) for name, values in labels.items()),
     )
     manifest = {
@@ -170,35 +177,35 @@ def _write(
         "request": asdict(request),
         "sources": described,
         "notes": notes_on(described, stores=store.stores),
-        "in_place": in_place,
         "cells_dropped": store.n_cells - len(kept),
-        "genes_removed": len(store.features[RNA]) - len(columns),
-        "largest_count": largest,
-        **_description(schema, split[kept], label_codes.astype(np.int64), cells, kept),
+        "modalities": [modality.entry() for modality in modalities],
+        **_description(schema, split[kept], label_codes.astype(np.int64), modalities, kept),
     }
-    if copy:
-        manifest["copy"] = copy.identity()
     manifest["arrangement"] = arrangement_digest(manifest["digest"], order)
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
 def _description(
-    schema: AtlasSchema, split: SplitCodes, labels: IntArray, cells: CellScan, kept: IntArray
+    schema: AtlasSchema,
+    split: SplitCodes,
+    labels: IntArray,
+    modalities: list[PreparedCounts],
+    kept: IntArray,
 ) -> dict[str, Any]:
     """What the manifest says of the cells kept: schema, numbers, statistics of the training cells, digest."""
     is_training = split == TRAIN
     statistics = atlas_statistics(
         schema,
         labels=labels[is_training],
-        totals=cells.totals[kept][is_training, None],
-        feature_totals=(cells.feature_totals,),
+        totals=_totals(modalities, kept)[is_training],
+        feature_totals=tuple(modality.cells.feature_totals for modality in modalities),
     )
     return {
         "schema": schema.to_json(),
         "cells": len(kept),
         "cells_by_split": {name: int((split == code).sum()) for code, name in enumerate(SPLITS)},
         "statistics": statistics_to_json(statistics),
-        "digest": content_digest(cells.counts_digest, schema, labels, split),
+        "digest": content_digest([m.cells.counts_digest for m in modalities], schema, labels, split),
     }
 
 
@@ -207,27 +214,19 @@ def _write_index(
     kept: IntArray,
     split: SplitCodes,
     labels: NDArray[Any],
-    columns: IntArray,
-    cells: CellScan,
+    modalities: list[PreparedCounts],
 ) -> None:
     index = zarr.create_group(path, zarr_format=3)
     write_array(index, "source_rows", kept, gaps=True)
     write_array(index, "split", split)
     write_array(index, "labels", labels)
-    write_array(index, "totals", cells.totals[kept][:, None])
-    write_array(index, "non_zeros", cells.non_zeros[kept])
-    write_array(index, "columns", columns, gaps=True)
-    write_array(index, "feature_totals", cells.feature_totals)
+    write_array(index, "totals", _totals(modalities, kept))
+    for modality in modalities:
+        modality.write_index(index.create_group(modality.name), kept)
 
 
-def _kept_genes(training_cells: IntArray, least: int) -> IntArray:
-    kept = np.flatnonzero(training_cells >= least)
-    if not len(kept):
-        raise ValueError(
-            f"no gene occurs in {least} training cells or more (the most frequent one is in "
-            f"{int(training_cells.max(initial=0))}): lower min_cells_per_gene, 0 keeps all genes."
-        )
-    return kept
+def _totals(modalities: list[PreparedCounts], kept: IntArray) -> NDArray[np.float64]:
+    return np.stack([modality.cells.totals[kept] for modality in modalities], axis=1)
 
 
 def _already_prepared(

@@ -69,9 +69,9 @@ class PrepareRequest:
                 raise FileExistsError(str(error)) from error
 
 
-def describe(store: CellStore) -> dict[str, Any]:
+def describe(store: CellStore, modality: str) -> dict[str, Any]:
     """What the manifest says of a source."""
-    return {"uri": store.uri, "kind": store.kind, "identity": store.identity()}
+    return {"modality": modality, "uri": store.uri, "kind": store.kind, "identity": store.identity()}
 
 
 def notes_on(described: list[dict[str, Any]], *, stores: Sequence[CellStore]) -> list[str]:
@@ -90,7 +90,7 @@ def notes_on(described: list[dict[str, Any]], *, stores: Sequence[CellStore]) ->
 
 def _places(described: list[dict[str, Any]]) -> list[str]:
     """Where each source is and what it is, in few words."""
-    return [f"{source['uri']} ({source['kind']})" for source in described]
+    return [f"{source['modality']}: {source['uri']} ({source['kind']})" for source in described]
 
 
 def _flat(request: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A prepared atlas: where its cells are, what its labels mean, which cells train, and what they are like."""
 
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,14 @@ from anndata import AnnData
 from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
-from cfgen_scale.types import AtlasSchema, AtlasStatistics, IntArray
-from loaders.anndata_store import AnnDataStore
-from loaders.cell_cache import CellCache
-from loaders.manifest import CELLS, INDEX, open_cells, read_manifest
-from loaders.scan import column_lookup, select_columns
-from loaders.shuffled_blocks import Blocks
+from cfgen_scale.types import AtlasSchema, AtlasStatistics, IntArray, Modality
+from loaders.manifest import INDEX, cells_of, read_manifest
+from loaders.modality_counts import ModalityCounts
 from loaders.split import SPLITS
 from loaders.statistics import statistics_from_json
-from loaders.store import RNA, names_of
+from loaders.store import names_of
 
 ALL = "all"
-LEAST_CACHED = 64  # cells that are copied to a cache together, at least
 
 
 class Prepared:
@@ -45,10 +42,13 @@ class Prepared:
         self.arrangement: str = self.manifest.get("arrangement", self.digest)
         self.n_cells: int = self.manifest["cells"]
         self._index = zarr.open_group(self.path / INDEX, mode="r")
-        self._store = open_cells(self.path, self.manifest)
-        n_features = len(self._store.features[RNA])
-        self._lookup = column_lookup(self._array("columns"), n_features)
-        self._cache = None if cache is None else self._opened_cache(Path(cache).absolute())
+        self._counts = tuple(
+            self._open_modality(modality, entry)
+            for modality, entry in zip(self.schema.modalities, self.manifest["modalities"], strict=True)
+        )
+        self._store = self._counts[0].store
+        if cache is not None:
+            self._open_caches(Path(cache).absolute() / self.arrangement[:16])
 
     @staticmethod
     def open(path: str | Path, *, cache: str | Path | None = None) -> "Prepared":
@@ -68,10 +68,12 @@ class Prepared:
             "cells": self.n_cells,
             **{f"{name} cells": n for name, n in self.manifest["cells_by_split"].items()},
             "cells dropped (no counts)": self.manifest["cells_dropped"],
-            "genes": len(self.schema.modalities[0].features),
-            "genes removed (rare)": self.manifest["genes_removed"],
+            "genes": self._by_modality([len(m.features) for m in self.schema.modalities]),
+            "genes removed (rare)": self._by_modality(
+                [entry["features_removed"] for entry in self.manifest["modalities"]]
+            ),
             "labels": labels,
-            "counts": "read in place" if self.manifest["in_place"] else self._described_copy(),
+            "counts": self._by_modality([self._described(e) for e in self.manifest["modalities"]]),
             **({"notes": "; ".join(notes)} if (notes := self.manifest.get("notes")) else {}),
             "digest": self.digest,
         }
@@ -79,8 +81,8 @@ class Prepared:
     @cached_property
     def statistics(self) -> AtlasStatistics:
         """Library sizes, joint labels and gene totals of the training cells."""
-        totals = self._array("feature_totals").astype(np.float64)
-        return statistics_from_json(self.manifest["statistics"], (totals,))
+        totals = tuple(self._array(f"{m.name}/feature_totals") for m in self.schema.modalities)
+        return statistics_from_json(self.manifest["statistics"], totals)
 
     @cached_property
     def source_rows(self) -> IntArray:
@@ -110,29 +112,30 @@ class Prepared:
         from several threads, which run side by side. Raises OSError or ValueError naming the chunk of a store
         that is missing, cannot be read or is corrupt.
         """
-        if self._cache is not None:
-            return (self._cache.read(rows, dtype=dtype),)
-        if isinstance(self._store, AnnDataStore):
-            return (self._store.read(rows, dtype=dtype),)
-        counts = self._read_in_place(rows)
-        return (counts if dtype is None else counts.astype(dtype, copy=False),)
+        return tuple(counts.read(rows, dtype=dtype) for counts in self._counts)
 
-    def _read_in_place(self, rows: IntArray) -> csr_matrix:
-        n_features = len(self.schema.modalities[0].features)
-        return select_columns(self._store.read(self._places(rows)), self._lookup, n_features)
-
-    def _opened_cache(self, folder: Path) -> CellCache:
-        """This atlas' own part of the directory ``folder``."""
-        everything = np.arange(self.n_cells, dtype=np.int64)
-        return CellCache(
-            folder / self.arrangement[:16],
-            read=self._read_in_place,
-            blocks=Blocks.of(self.block_of(everything, LEAST_CACHED)),
-            features=self.schema.modalities[0].features,
-            non_zeros=self.non_zeros(),
-            largest_count=self.manifest["largest_count"],
-            obs=lambda: self._obs(everything),
+    def _open_modality(self, modality: Modality, entry: dict[str, Any]) -> ModalityCounts:
+        group = self._index[modality.name]
+        assert isinstance(group, zarr.Group)
+        of_its_own = "source_rows" in group
+        return ModalityCounts(
+            self.path,
+            modality,
+            manifest=self.manifest,
+            entry=entry,
+            index=group,
+            rows=partial(self._array, f"{modality.name}/source_rows") if of_its_own else self._rows_of_source,
         )
+
+    def _rows_of_source(self) -> IntArray:
+        return self.source_rows
+
+    def _open_caches(self, folder: Path) -> None:
+        """A copy for each modality, in a directory of this atlas."""
+        everything = np.arange(self.n_cells, dtype=np.int64)
+        for counts in self._counts:
+            part = folder / counts.modality.name
+            counts.open_cache(part, everything, lambda: self._obs(everything))
 
     @property
     def slab_cells(self) -> int:
@@ -150,13 +153,9 @@ class Prepared:
         return self.slab_cells == 1 or self.kept_cells >= self._store.n_cells
 
     def block_of(self, rows: IntArray, cells: int) -> IntArray:
-        """Number of the block in which each of ``rows`` (m,) lies; they ascend. A block is what the store
-        decodes at once, or as many of these as are about ``cells`` together."""
-        return self._store.slab_of(self._places(rows)) // max(cells // self.slab_cells, 1)
-
-    def non_zeros(self) -> IntArray:
-        """Genes (n_cells,) int64 of each cell."""
-        return self._array("non_zeros").astype(np.int64)
+        """Number of the block of the first modality in which each of ``rows`` (m,) lies; they ascend. A
+        block is what its store decodes at once, or as many of these as are about ``cells`` together."""
+        return self._counts[0].block_of(rows, cells)
 
     def to_anndata(self, split: str) -> AnnData:
         """The cells of one split in memory: X int32 CSR, labels as categoricals, genes as names."""
@@ -167,7 +166,7 @@ class Prepared:
     def _obs(self, rows: IntArray) -> pd.DataFrame:
         """Names and labels of cells, by ascending ``rows``."""
         wanted = np.zeros(self._store.n_cells, dtype=bool)
-        wanted[self._places(rows)] = True
+        wanted[self._counts[0].places(rows)] = True
         names = unique_names(np.array(list(names_of(self._store, wanted)), dtype=object))
         obs = pd.DataFrame(index=pd.Index(names, dtype=object))
         for covariate, codes in zip(self.schema.covariates, self.labels(rows).T, strict=True):
@@ -175,10 +174,16 @@ class Prepared:
             obs[covariate.name] = pd.Categorical.from_codes(codes, categories=categories)
         return obs
 
-    def _described_copy(self) -> str:
+    def _described(self, entry: dict[str, Any]) -> str:
+        if entry["in_place"]:
+            return "read in place"
         request = self.manifest["request"]
         order = "shuffled" if request["repack"] else "in the order of the source"
-        return f"{self.path / CELLS}, codec {request.get('codec', 'zstd')}, {order}"
+        return f"{self.path / cells_of(entry['name'])}, codec {request['codec']}, {order}"
+
+    def _by_modality(self, values: Sequence[Any]) -> Any:
+        names = [modality.name for modality in self.schema.modalities]
+        return values[0] if len(values) == 1 else dict(zip(names, values, strict=True))
 
     @cached_property
     def _split(self) -> NDArray[np.uint8]:
@@ -194,10 +199,6 @@ class Prepared:
 
     def _array(self, name: str) -> NDArray[Any]:
         return np.asarray(self._index[name])
-
-    def _places(self, rows: IntArray) -> IntArray:
-        """Rows of the store of counts; ascending where ``rows`` ascend."""
-        return self.source_rows[rows] if self.manifest["in_place"] else rows
 
 
 def unique_names(names: NDArray[Any]) -> NDArray[Any]:

@@ -4,7 +4,7 @@ Both read contiguous slabs, so that memory is a slab and a few numbers per cell 
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,11 @@ from scipy.sparse import csr_matrix
 from tqdm import tqdm
 
 from cfgen_scale.types import AtlasSchema, IntArray
+from loaders.aligned_store import AlignedStore
 from loaders.gather import select_in_place
 from loaders.stacked_store import StackedStore
-from loaders.store import RNA
+
+type RowsOfCounts = StackedStore | AlignedStore
 
 SLAB_CELLS = 4_096
 LARGEST_COUNT = np.iinfo(np.int32).max
@@ -39,24 +41,26 @@ class GeneScan:
 class CellScan:
     """What the second pass learns, over the genes kept.
 
-    totals          (N,) float64, counts of each cell of the source; zero for a cell that is dropped
+    totals          (N,) float64, counts of each cell of the source
+    kept            (N,) bool, cells with counts that were not to be dropped
     non_zeros       (N,) int32, genes of each cell
     feature_totals  (G kept,) float64, counts of each gene over the training cells
     counts_digest   sha256 of all counts kept, whatever the file format and dtype
     """
 
     totals: NDArray[np.float64]
+    kept: NDArray[np.bool_]
     non_zeros: NDArray[np.int32]
     feature_totals: NDArray[np.float64]
     counts_digest: str
 
 
-def scan_genes(store: StackedStore, is_training: NDArray[np.bool_], *, progress: bool) -> GeneScan:
+def scan_genes(store: RowsOfCounts, is_training: NDArray[np.bool_], *, progress: bool) -> GeneScan:
     """Check every entry of the store and count the cells of each gene.
 
     Raises ValueError naming source, cell and gene of the first entry that is no count.
     """
-    n_features = len(store.features[RNA])
+    n_features = len(store.features)
     training_cells, all_cells = (np.zeros(n_features, dtype=np.int64) for _ in range(2))
     largest = 0
     for rows, counts in _slabs(store, "checking counts", progress=progress):
@@ -70,32 +74,36 @@ def scan_genes(store: StackedStore, is_training: NDArray[np.bool_], *, progress:
 
 
 def scan_cells(
-    store: StackedStore,
+    store: RowsOfCounts,
     columns: IntArray,
     is_training: NDArray[np.bool_],
     *,
+    dropped: NDArray[np.bool_] | None = None,
     keep: Callable[[IntArray, csr_matrix], None] | None,
     progress: bool,
 ) -> CellScan:
-    """Totals and digest over the genes ``columns``; ``keep`` gets the cells kept, slab by slab."""
+    """Totals and digest over the genes ``columns``; ``keep`` gets the cells kept, slab by slab. Cells where
+    ``dropped`` (N,) holds are left out as those without counts are."""
     totals = np.zeros(store.n_cells)
     non_zeros = np.zeros(store.n_cells, dtype=np.int32)
+    is_kept = np.zeros(store.n_cells, dtype=bool)
     feature_totals = np.zeros(len(columns))
     digest = CountsDigest()
-    lookup = column_lookup(columns, len(store.features[RNA]))
+    lookup = column_lookup(columns, len(store.features))
     for rows, slab in _slabs(store, "reading counts", progress=progress):
         counts = select_columns(slab, lookup, len(columns))
         counts.eliminate_zeros()
         totals[rows] = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
         non_zeros[rows] = np.diff(counts.indptr)
-        kept = rows[totals[rows] > 0]
+        is_kept[rows] = totals[rows] > 0 if dropped is None else (totals[rows] > 0) & ~dropped[rows]
+        kept = rows[is_kept[rows]]
         counts = counts[kept - rows[0]]
         training = counts[np.flatnonzero(is_training[kept])]
         feature_totals += np.asarray(training.sum(axis=0, dtype=np.float64)).ravel()
         digest.update(counts)
         if keep is not None:
             keep(kept, counts)
-    return CellScan(totals, non_zeros, feature_totals, digest.hexdigest())
+    return CellScan(totals, is_kept, non_zeros, feature_totals, digest.hexdigest())
 
 
 def column_lookup(columns: IntArray, n_features: int) -> NDArray[np.int32] | None:
@@ -144,10 +152,10 @@ class CountsDigest:
 
 
 def content_digest(
-    counts_digest: str, schema: AtlasSchema, labels: IntArray, split: NDArray[np.uint8]
+    counts_digests: Sequence[str], schema: AtlasSchema, labels: IntArray, split: NDArray[np.uint8]
 ) -> str:
-    """sha256 of counts, schema, labels (N, K) and split (N,): what a model learns from."""
-    whole = hashlib.sha256(f"{counts_digest}:{schema.digest()}".encode())
+    """sha256 of counts of each modality, schema, labels (N, K) and split (N,): what a model learns from."""
+    whole = hashlib.sha256(":".join([*counts_digests, schema.digest()]).encode())
     whole.update(labels.astype("<i8").tobytes())
     whole.update(split.tobytes())
     return whole.hexdigest()
@@ -162,7 +170,7 @@ def arrangement_digest(content: str, order: IntArray) -> str:
     return hashlib.sha256(content.encode() + order.astype("<i8").tobytes()).hexdigest()
 
 
-def _slabs(store: StackedStore, what: str, *, progress: bool) -> Iterator[tuple[IntArray, csr_matrix]]:
+def _slabs(store: RowsOfCounts, what: str, *, progress: bool) -> Iterator[tuple[IntArray, csr_matrix]]:
     with tqdm(total=store.n_cells, unit=" cells", desc=what, disable=not progress) as bar:
         for start in range(0, store.n_cells, SLAB_CELLS):
             rows = np.arange(start, min(start + SLAB_CELLS, store.n_cells))
@@ -170,7 +178,7 @@ def _slabs(store: StackedStore, what: str, *, progress: bool) -> Iterator[tuple[
             bar.update(len(rows))
 
 
-def _require_counts(store: StackedStore, rows: IntArray, counts: csr_matrix) -> None:
+def _require_counts(store: RowsOfCounts, rows: IntArray, counts: csr_matrix) -> None:
     values = counts.data
     with np.errstate(invalid="ignore"):
         is_count = (
@@ -183,7 +191,7 @@ def _require_counts(store: StackedStore, rows: IntArray, counts: csr_matrix) -> 
     source, local = store.locate(row)
     raise ValueError(
         f"{source.uri}: cell {source.obs_names(local, local + 1)[0]!r} (row {local}), gene "
-        f"{store.features[RNA][counts.indices[at]]!r} has {values[at]:.6g}, which is not a count. Counts are "
+        f"{store.features[counts.indices[at]]!r} has {values[at]:.6g}, which is not a count. Counts are "
         f"whole numbers from 0 to {LARGEST_COUNT:,}: if these are normalised values, name the layer that "
         f"holds the raw counts."
     )

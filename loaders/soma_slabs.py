@@ -20,6 +20,7 @@ from loaders.coordinates import csr_of
 from loaders.gather import frozen
 from loaders.kept import Kept
 from loaders.layout import index_dtype, narrowest_unsigned
+from loaders.reused_memory import REUSED
 from loaders.runs import Runs
 from loaders.soma_errors import readable
 
@@ -73,7 +74,7 @@ class CountSlabs:
             lengths[at + 1] = slab.ends[within + 1] - slab.ends[within]
         ends = np.cumsum(lengths)
         of_indices = index_dtype(int(ends[-1]), self._n_columns)
-        indices, data = np.empty(ends[-1], dtype=of_indices), np.empty(ends[-1], dtype=self.dtype)
+        indices, data = REUSED.empty(ends[-1], of_indices), REUSED.empty(ends[-1], self.dtype)
         for slab, at in parts:
             runs = Runs(slab.ends[places[at] - slab.first], lengths[at + 1], ends[at])
             runs.copy(slab.indices, indices, limit=None, what=self._array.uri)

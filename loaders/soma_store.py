@@ -5,7 +5,6 @@ Regions, credentials and the like are TileDB's settings, taken from its environm
 """
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -26,7 +25,7 @@ from loaders.soma_frames import (
 )
 from loaders.soma_identity import digest_of_sample
 from loaders.soma_slabs import SLAB_CELLS, CountSlabs
-from loaders.store import RNA, CellStore, categorical, pick_layer, require_column
+from loaders.store import CellStore, categorical, pick_layer, require_column
 
 DEFAULT_MEASUREMENT = "RNA"
 BUFFER_BYTES = 32 * 2**20  # of a column of a query's result; TileDB-SOMA would reserve 1 GiB
@@ -104,7 +103,7 @@ class SomaStore:
         self._cell_names = name_column(self._obs, CELL_NAMES)
         feature_column = feature_column or name_column(source.var, FEATURE_NAMES)
         columns, names = features_of(source.var, feature_column, uri)
-        self.features: Mapping[str, tuple[str, ...]] = {RNA: names}
+        self.features: tuple[str, ...] = names
         _require_within(counts, self._joinids, columns, uri)
         self._slabs = CountSlabs(counts, self._joinids, columns, budget_bytes=KEPT_BYTES)
         cells = max(int(counts.shape[0]), 1)
@@ -134,8 +133,7 @@ class SomaStore:
             return self._joinids[start:stop].astype(str).astype(object)
         return self._annotations(self._cell_names, self._joinids[start:stop]).to_numpy(dtype=object)
 
-    def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
-        assert modality in self.features
+    def read(self, rows: IntArray) -> csr_matrix:
         return self._slabs.take(rows)
 
     def slab_of(self, rows: IntArray) -> IntArray:

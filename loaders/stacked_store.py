@@ -1,6 +1,6 @@
 """Several stores as one: the cells of the second come behind those of the first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from scipy.sparse import csr_matrix
 from cfgen_scale.types import IntArray, SchemaError
 from loaders.gather import frozen
 from loaders.layout import index_dtype
+from loaders.reused_memory import REUSED
 from loaders.runs import Runs
-from loaders.store import RNA, CellStore, categorical
+from loaders.store import CellStore, categorical
 
 
 class StackedStore:
@@ -29,7 +30,7 @@ class StackedStore:
             require_unique_features(store)
         self.stores = tuple(stores)
         self.uri = " + ".join(store.uri for store in stores)
-        self.features: Mapping[str, tuple[str, ...]] = stores[0].features
+        self.features = stores[0].features
         self._columns = [_columns_of(store, stores[0]) for store in stores]
         self._begins = np.cumsum([0] + [store.n_cells for store in stores])
         self.n_cells = int(self._begins[-1])
@@ -55,16 +56,16 @@ class StackedStore:
         ]
         return np.concatenate([np.empty(0, dtype=object), *parts])
 
-    def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
+    def read(self, rows: IntArray) -> csr_matrix:
         of_row = np.searchsorted(self._begins, rows, side="right") - 1
         places = [np.flatnonzero(of_row == i) for i in range(len(self.stores))]
-        parts = [self._read_part(i, rows[at], modality) for i, at in enumerate(places) if len(at)]
+        parts = [self._read_part(i, rows[at]) for i, at in enumerate(places) if len(at)]
         if len(parts) < 2:
-            return parts[0] if parts else self._read_part(0, rows, modality)
+            return parts[0] if parts else self._read_part(0, rows)
         return _interleaved(parts, [at for at in places if len(at)])
 
-    def _read_part(self, i: int, rows: IntArray, modality: str) -> csr_matrix:
-        counts = self.stores[i].read(rows - self._begins[i], modality)
+    def _read_part(self, i: int, rows: IntArray) -> csr_matrix:
+        counts = self.stores[i].read(rows - self._begins[i])
         columns = self._columns[i]
         if columns is None:
             return counts
@@ -97,8 +98,8 @@ def _interleaved(parts: list[csr_matrix], places: list[IntArray]) -> csr_matrix:
     ends = np.cumsum(lengths)
     n_columns = parts[0].shape[1]
     of_indices = index_dtype(int(ends[-1]), n_columns)
-    indices = np.empty(ends[-1], dtype=of_indices)
-    data = np.empty(ends[-1], dtype=np.result_type(*(part.dtype for part in parts)))
+    indices = REUSED.empty(ends[-1], of_indices)
+    data = REUSED.empty(ends[-1], np.result_type(*(part.dtype for part in parts)))
     for part, at in zip(parts, places, strict=True):
         runs = Runs(part.indptr[:-1].astype(np.int64), lengths[at + 1], ends[at])
         runs.copy(frozen(part.indices), indices, limit=None, what="a store")
@@ -110,20 +111,19 @@ def _interleaved(parts: list[csr_matrix], places: list[IntArray]) -> csr_matrix:
 
 def require_unique_features(store: CellStore) -> None:
     """Raise ValueError naming the first feature name that occurs twice."""
-    for modality, names in store.features.items():
-        index = pd.Index(names, dtype=object)
-        twice = index[index.duplicated()]
-        if len(twice):
-            places = np.flatnonzero(index == twice[0])[:2].tolist()
-            raise ValueError(
-                f"{store.uri} has {len(twice)} gene names ({modality}) more than once, first {twice[0]!r} at "
-                f"columns {places[0]} and {places[1]}. Make them unique: adata.var_names_make_unique()."
-            )
+    index = pd.Index(store.features, dtype=object)
+    twice = index[index.duplicated()]
+    if len(twice):
+        places = np.flatnonzero(index == twice[0])[:2].tolist()
+        raise ValueError(
+            f"{store.uri} has {len(twice)} gene names more than once, first {twice[0]!r} at columns "
+            f"{places[0]} and {places[1]}. Make them unique: adata.var_names_make_unique()."
+        )
 
 
 def _columns_of(store: CellStore, first: CellStore) -> IntArray | None:
-    """Where each RNA column of ``store`` stands in ``first``; None if it is where it was."""
-    theirs, ours = store.features[RNA], first.features[RNA]
+    """Where each column of ``store`` stands in ``first``; None if it is where it was."""
+    theirs, ours = store.features, first.features
     if theirs == ours:
         return None
     place = {name: i for i, name in enumerate(ours)}

@@ -1,10 +1,12 @@
 """What every store of cells answers, and what its readers share.
 
+A store holds the counts of one modality; an atlas of several has a store for each (loaders/prepare.py).
+
 A new kind of store is one file with a reader of the protocol `CellStore` and one case in
 `loaders.opening.open_store`; the contract tests of tests/loaders/test_store.py run on it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +26,7 @@ class CellStore(Protocol):
     uri       where it is, an absolute path or URL ("memory" for an object)
     kind      which reader this is
     n_cells   rows
-    features  per modality the names of its columns, in order
+    features  names of its columns, in order
 
     slab_cells  about how many neighbouring cells are decoded to read one; 1 where any row costs the same
     kept_cells  about how many cells it keeps decoded in memory
@@ -35,7 +37,7 @@ class CellStore(Protocol):
     n_cells: int
     slab_cells: int
     kept_cells: int
-    features: Mapping[str, tuple[str, ...]]
+    features: tuple[str, ...]
 
     @property
     def obs_columns(self) -> tuple[str, ...]:
@@ -53,7 +55,7 @@ class CellStore(Protocol):
         """Names of cells start .. stop, an array of str objects."""
         ...
 
-    def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
+    def read(self, rows: IntArray) -> csr_matrix:
         """Counts of ``rows`` (m,), each at most once, in the order asked for: CSR (m, G), indices sorted,
         dtype as stored."""
         ...

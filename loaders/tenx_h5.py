@@ -4,7 +4,6 @@ Version 3 has a group ``matrix``, version 2 one for each genome. Both store the 
 column, which is that of cells x features by row, so that cells are read one by one in bounded memory.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from loaders.csr_arrays import CsrArrays, CsrCaches
 from loaders.hdf5 import open_hdf5
 from loaders.identity import digest_of_cells, digest_of_names
 from loaders.scan import column_lookup, select_columns
-from loaders.store import RNA, no_column
+from loaders.store import no_column
 from loaders.tenx_features import Genes, genes_of
 
 MATRIX = "matrix"
@@ -48,7 +47,7 @@ class TenxH5Store:
         self._barcodes = group["barcodes"]
         n_features, self.n_cells = (int(n) for n in group["shape"][...])
         self._genes = _genes(group, feature_column, self.uri)
-        self.features: Mapping[str, tuple[str, ...]] = {RNA: self._genes.names}
+        self.features: tuple[str, ...] = self._genes.names
         self._counts = CsrArrays(group, n_features=n_features, uri=self.uri, caches=caches)
         self.slab_cells, self.kept_cells = self._counts.slab_cells, self._counts.kept_cells
         self._lookup = column_lookup(self._genes.columns, n_features)
@@ -68,9 +67,8 @@ class TenxH5Store:
     def obs_names(self, start: int, stop: int) -> NDArray[Any]:
         return np.array([barcode.decode() for barcode in self._barcodes[start:stop]], dtype=object)
 
-    def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
+    def read(self, rows: IntArray) -> csr_matrix:
         """As `CellStore.read`. Raises OSError or ValueError naming the part that cannot be read."""
-        assert modality in self.features
         return select_columns(self._counts.read(rows), self._lookup, len(self._genes.names))
 
     def slab_of(self, rows: IntArray) -> IntArray:

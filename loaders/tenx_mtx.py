@@ -7,7 +7,6 @@ takes about 30 bytes a non-zero while it is parsed and 12 afterwards, however ma
 
 import gzip
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
 from loaders.identity import digest_of_file, digest_of_names
-from loaders.store import RNA, no_column
+from loaders.store import no_column
 from loaders.tenx_features import genes_of
 
 MATRIX = "matrix.mtx"
@@ -60,7 +59,7 @@ class TenxMtxStore:
         ids, names = [line[0] for line in table], [line[min(1, len(line) - 1)] for line in table]
         kinds = [line[2] for line in table] if table and len(table[0]) > 2 else None
         self._genes = genes_of(ids, names, kinds, feature_column=feature_column, uri=self.uri)
-        self.features: Mapping[str, tuple[str, ...]] = {RNA: self._genes.names}
+        self.features: tuple[str, ...] = self._genes.names
         # All cells are parsed at once, and all are kept.
         self.slab_cells = self.kept_cells = max(self.n_cells, 1)
 
@@ -74,9 +73,8 @@ class TenxMtxStore:
     def obs_names(self, start: int, stop: int) -> NDArray[Any]:
         return np.array(self._barcodes[start:stop], dtype=object)
 
-    def read(self, rows: IntArray, modality: str = RNA) -> csr_matrix:
+    def read(self, rows: IntArray) -> csr_matrix:
         """As `CellStore.read`. Raises ValueError if the file was cut off, or is not what its header says."""
-        assert modality in self.features
         return _LATEST.of(self)[rows]
 
     def slab_of(self, rows: IntArray) -> IntArray:

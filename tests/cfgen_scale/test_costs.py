@@ -60,7 +60,8 @@ def step(network, *inputs):
 
 
 def test_operations_of_an_autoencoder_step_are_those_that_torch_counts(autoencoder):
-    counts = random_array((CELLS, GENES), density=0.05, format="csr", rng=np.random.default_rng(0))
+    # So dense that the first layer is a dense product, as it always is on a GPU.
+    counts = random_array((CELLS, GENES), density=0.3, format="csr", rng=np.random.default_rng(0))
     counts.data[:] = 1.0
     labels = torch.zeros(CELLS, 1, dtype=torch.int64)
     counted = step(autoencoder, [SparseCounts.from_csr(counts)], labels)
@@ -112,6 +113,7 @@ def test_guidance_evaluates_more_fields_and_steps_evaluate_them_again():
 def test_supplies_overlap_and_the_slowest_is_the_bottleneck():
     seconds = Seconds(device=3.0, link=1.0, loader=5.0, network=0.5)
     assert (seconds.total, seconds.bottleneck) == (5.5, "loader")
+    assert replace(seconds, one_processor=True).total == 9.5
 
 
 def test_small_steps_are_bound_by_launches():

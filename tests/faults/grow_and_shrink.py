@@ -16,7 +16,7 @@ from cfgen_scale.training.checkpoint import checkpoints
 from tests.small_atlas import train_small
 
 LONG = (
-    "autoencoder.cells=400000",
+    "autoencoder.cells=250000",
     "autoencoder.patience=0",
     "flow.cells=3000",
     "autoencoder.checkpoint_every_cells=2000",

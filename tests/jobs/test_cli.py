@@ -71,6 +71,24 @@ def test_wrong_usage_is_status_2(line, capsys):
     assert "error:" in capsys.readouterr().err
 
 
+def test_further_modalities_are_named(tmp_path, capsys):
+    rna, protein = make_atlas(n_cells=100), make_atlas(n_cells=100, n_genes=7)
+    for name, adata in (("rna", rna), ("protein", protein)):
+        adata.write_h5ad(tmp_path / f"{name}.h5ad")
+    line = [
+        "prepare",
+        str(tmp_path / "rna.h5ad"),
+        "--out",
+        str(tmp_path / "out"),
+        "--min-cells-per-gene",
+        "1",
+    ]
+    assert main([*line, "--modality", "protein"]) == 1
+    assert "write NAME=SOURCE, such as protein=adt.h5ad" in capsys.readouterr().err
+    assert main([*line, "--modality", f"protein={tmp_path / 'protein.h5ad'}"]) == 0
+    assert "rna: 50, protein: 7" in capsys.readouterr().out
+
+
 def test_configuration_may_stand_before_and_after_options():
     options = parse(["train", "all", "a=1", "--data", "d", "--run", "r", "flow.cells=5", "seed=-1"])
     assert options.overrides == ["a=1", "flow.cells=5", "seed=-1"]

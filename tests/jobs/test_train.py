@@ -66,7 +66,7 @@ def test_cells_from_a_cache_train_the_same_model(
 ) -> None:
     cached = train_small("all", data=small_prepared, run=runs / "run", cache=tmp_path / "cache")
     assert tree_bytes(cached / "model") == tree_bytes(trained / "model")
-    assert list((tmp_path / "cache").glob("*/cells.zarr*"))
+    assert list((tmp_path / "cache").glob("*/rna/cells.zarr*"))
 
 
 def test_the_same_call_again_changes_nothing(

@@ -49,7 +49,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
 
 def folder_of(cache: Path) -> Path:
     (folder,) = cache.iterdir()
-    return folder
+    return folder / "rna"
 
 
 @pytest.mark.parametrize("granularity", ["uniform", "blocks"])
@@ -97,11 +97,11 @@ from loaders.prepared import Prepared
 
 prepared = Prepared.open(sys.argv[1], cache=sys.argv[2])
 prepared.read(np.arange(1000))
-write = prepared._cache._data.write
+write = prepared._counts[0].cache._data.write
 def dying(begin, values):
     write(begin, values[: len(values) // 2])
     os.kill(os.getpid(), 9)
-prepared._cache._data.write = dying
+prepared._counts[0].cache._data.write = dying
 prepared.read(np.arange(prepared.n_cells))
 """
 
@@ -113,7 +113,7 @@ def test_what_a_killed_process_had_copied_is_kept_and_the_rest_is_whole(
     done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(tmp_path)], timeout=120)
     assert done.returncode == -9
     prepared = Prepared.open(path, cache=tmp_path)
-    assert 0 < prepared._cache.filled < 1
+    assert 0 < prepared._counts[0].cache.filled < 1
     reads = counted(prepared)
     everything = np.arange(prepared.n_cells)
     expected = Prepared.open(path).read(everything)[0]
@@ -157,7 +157,7 @@ def test_what_was_not_whole_before_the_machine_started_again_is_not_trusted(
     _, path = in_place
     Prepared.open(path, cache=tmp_path).read(np.arange(1000))
     (folder_of(tmp_path) / "boot").write_text("another")
-    assert Prepared.open(path, cache=tmp_path)._cache.filled == 0
+    assert Prepared.open(path, cache=tmp_path)._counts[0].cache.filled == 0
 
 
 FULL = """
@@ -173,7 +173,7 @@ try:
     prepared.read(np.arange(prepared.n_cells))
 except OSError as error:
     print(error)
-    print("filled", prepared._cache.filled)
+    print("filled", prepared._counts[0].cache.filled)
 """
 
 

@@ -35,7 +35,7 @@ def small() -> AnnData:
 def test_shards_are_read_in_place(small: AnnData, tmp_path: Path) -> None:
     path = write_shards(small, tmp_path / "shards")
     made = prepare(path, tmp_path / "out", labels=["donor"], min_cells_per_gene=0, progress=False)
-    assert made.manifest["in_place"]
+    assert made.manifest["modalities"][0]["in_place"]
     assert made.manifest["sources"][0]["kind"] == "anndata-zarr-collection"
     np.testing.assert_array_equal(made.read(np.arange(60))[0].toarray(), small.X.toarray())
     one = prepare(small, tmp_path / "one", labels=["donor"], min_cells_per_gene=0, progress=False)
@@ -64,7 +64,7 @@ def test_a_folder_of_files_is_converted(form: str, tmp_path: Path) -> None:
             case "10x_mtx":
                 write_tenx_mtx(atlas, folder / name)
     made = prepare(folder, tmp_path / "out", min_cells_per_gene=0, progress=False)
-    assert not made.manifest["in_place"]
+    assert not made.manifest["modalities"][0]["in_place"]
     expected = np.concatenate([atlas.X.toarray() for atlas in atlases])
     np.testing.assert_array_equal(made.read(np.arange(80))[0].toarray(), expected)
 

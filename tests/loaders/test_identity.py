@@ -125,7 +125,7 @@ def test_a_manifest_from_before_there_was_a_sample_says_what_to_do(form: str, tm
     source = write_as(make_atlas(n_cells=60), form, tmp_path)
     out = prepare(source, tmp_path / "out", min_cells_per_gene=0, progress=False).path
     manifest = json.loads((out / "prepared.json").read_text())
-    for described in (manifest["sources"][0]["identity"], manifest.get("copy", {})):
+    for described in (manifest["sources"][0]["identity"], manifest["modalities"][0].get("copy", {})):
         for newer in ("sample", "names", "row_pointers"):
             described.pop(newer, None)
     (out / "prepared.json").write_text(json.dumps(manifest))

@@ -132,7 +132,7 @@ def test_genes_in_few_training_cells_are_removed_and_cells_left_without_counts_d
     atlas.X = csr_matrix(counts)
     made = prepared_from(write(atlas, form), tmp_path / "out", min_cells_per_gene=10)
     assert made.manifest["cells_dropped"] == 2
-    assert made.manifest["genes_removed"] == 1
+    assert made.manifest["modalities"][0]["features_removed"] == 1
     assert made.summary["cells dropped (no counts)"] == 2
     assert "gene_3" not in made.schema.modalities[0].features
     expected = np.delete(counts[2:], 3, axis=1)
@@ -157,7 +157,7 @@ def test_the_gene_filter_can_be_off_but_not_leave_nothing(tmp_path: Path) -> Non
     atlas.X = csr_matrix(np.where(np.arange(50) == 4, 0, atlas.X.toarray()))
     made = prepared_from(atlas, tmp_path / "all", min_cells_per_gene=0)
     assert len(made.schema.modalities[0].features) == 50
-    with pytest.raises(ValueError, match="no gene occurs in 61 training cells or more"):
+    with pytest.raises(ValueError, match=r"no gene \(rna\) occurs in 61 training cells or more"):
         prepared_from(atlas, tmp_path / "none", min_cells_per_gene=61)
 
 

@@ -52,7 +52,7 @@ def read_all(store: CellStore) -> np.ndarray:
 def test_rows_over_many_slabs_come_whole_and_in_the_order_asked_for(large: tuple[AnnData, Path]) -> None:
     atlas, path = large
     store = open_store(path)
-    assert (store.n_cells, store.features["rna"]) == (8_000, tuple(atlas.var_names))
+    assert (store.n_cells, store.features) == (8_000, tuple(atlas.var_names))
     random = np.random.default_rng(0)
     for rows in (random.permutation(8_000), random.integers(0, 8_000, 50), np.arange(2_000, 7_500)):
         counts = store.read(rows)
@@ -135,9 +135,9 @@ def test_the_column_of_feature_names_can_be_chosen(small: Experiment, tmp_path: 
     atlas = make_atlas(n_cells=60)
     atlas.var["symbol"] = [f"symbol_{g}" for g in range(50)]
     path = write_experiment(atlas, tmp_path / "named", gene_names="feature_id")
-    assert open_store(path).features["rna"][:2] == ("gene_0", "gene_1")
+    assert open_store(path).features[:2] == ("gene_0", "gene_1")
     chosen = open_store(path, feature_column="symbol")
-    assert chosen.features["rna"][:2] == ("symbol_0", "symbol_1")
+    assert chosen.features[:2] == ("symbol_0", "symbol_1")
     assert chosen.identity()["feature_column"] == "symbol"
     with pytest.raises(ValueError, match=r"no var column 'gene'.*Its columns: feature_id, symbol"):
         open_store(path, feature_column="gene")

@@ -62,7 +62,7 @@ def test_threads_read_what_one_would(store: CellStore, atlas: AnnData) -> None:
 
 def test_names_and_features(store: CellStore, atlas: AnnData) -> None:
     assert store.n_cells == atlas.n_obs
-    assert store.features == {"rna": tuple(atlas.var_names)}
+    assert store.features == tuple(atlas.var_names)
     assert store.obs_names(3, 7).tolist() == list(atlas.obs_names[3:7])
     assert set(store.obs_columns) == set(atlas.obs.columns)
 
@@ -97,7 +97,7 @@ def test_features_are_named_by_a_column_of_var_where_asked(written: str, tmp_pat
     atlas = make_atlas(n_cells=40)
     atlas.var["symbol"] = pd.Categorical([f"symbol_{g}" for g in range(50)])
     source = write_as(atlas, written, tmp_path)
-    assert open_store(source, feature_column="symbol").features["rna"][:2] == ("symbol_0", "symbol_1")
+    assert open_store(source, feature_column="symbol").features[:2] == ("symbol_0", "symbol_1")
     with pytest.raises(ValueError, match=r"no var column 'gene'.*Its columns: symbol; without"):
         open_store(source, feature_column="gene")
 

@@ -36,7 +36,7 @@ def test_version_2_is_read(small: AnnData, tmp_path: Path) -> None:
         write_tenx_mtx(small, tmp_path / "v2", version=2),
     ):
         store = open_store(path)
-        assert store.features["rna"] == tuple(small.var_names)
+        assert store.features == tuple(small.var_names)
         assert store.obs_names(0, 3).tolist() == list(small.obs_names[:3])
         np.testing.assert_array_equal(read_all(store), small.X.toarray())
 
@@ -55,7 +55,7 @@ def test_genes_alone_are_taken_and_the_rest_is_told(form: str, small: AnnData, t
     path = write(small, tmp_path / f"multi.{form}", kinds=kinds)
     store = open_store(path)
     genes = np.flatnonzero(np.array(kinds) == "Gene Expression")
-    assert store.features["rna"] == tuple(small.var_names[genes])
+    assert store.features == tuple(small.var_names[genes])
     np.testing.assert_array_equal(read_all(store), small.X.toarray()[:, genes])
     made = prepare(path, tmp_path / "out", min_cells_per_gene=0, progress=False)
     assert "7 features of 'Antibody Capture'" in made.summary["notes"]
@@ -72,16 +72,16 @@ def test_symbols_are_made_unique_as_scanpy_does(small: AnnData, tmp_path: Path) 
         theirs = scanpy.read_10x_h5(path)
         theirs.var_names_make_unique()
     store = open_store(path)
-    assert store.features["rna"] == tuple(theirs.var_names)
-    assert len(set(store.features["rna"])) == 50
+    assert store.features == tuple(theirs.var_names)
+    assert len(set(store.features)) == 50
     np.testing.assert_array_equal(read_all(store), theirs.X.toarray())
 
 
 @pytest.mark.parametrize("form", ["h5", "mtx"])
 def test_genes_can_be_called_by_their_ids(form: str, small: AnnData, tmp_path: Path) -> None:
     path = (write_tenx_h5 if form == "h5" else write_tenx_mtx)(small, tmp_path / f"ids.{form}")
-    assert open_store(path, feature_column="id").features["rna"][:2] == ("id_of_gene_0", "id_of_gene_1")
-    assert open_store(path, feature_column="name").features["rna"][0] == "gene_0"
+    assert open_store(path, feature_column="id").features[:2] == ("id_of_gene_0", "id_of_gene_1")
+    assert open_store(path, feature_column="name").features[0] == "gene_0"
     with pytest.raises(ValueError, match=r"no feature column 'symbol'.*'id' .* and 'name'"):
         open_store(path, feature_column="symbol")
     with pytest.raises(ValueError, match=r"layer = 'raw' is an option of AnnData and SOMA"):

@@ -1,0 +1,83 @@
+"""Counts of one modality of a prepared atlas: packed, in place, or from a cache."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import zarr
+from numpy.typing import DTypeLike
+from scipy.sparse import csr_matrix
+
+from cfgen_scale.types import IntArray, Modality
+from loaders.anndata_store import AnnDataStore
+from loaders.cell_cache import CellCache
+from loaders.manifest import open_counts
+from loaders.scan import column_lookup, select_columns
+from loaders.shuffled_blocks import Blocks
+from loaders.store import CellStore
+
+LEAST_CACHED = 64  # cells that are copied to a cache together, at least
+
+
+class ModalityCounts:
+    """Counts of ``modality`` of the atlas prepared at ``path``.
+
+    manifest  of the atlas; entry: what it says of this modality
+    rows      None where cells are packed in the order of the atlas; else gives the row (n_cells,) of each of
+              its cells in the sources
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        modality: Modality,
+        *,
+        manifest: dict[str, Any],
+        entry: dict[str, Any],
+        index: zarr.Group,
+        rows: Callable[[], IntArray],
+    ) -> None:
+        self.modality = modality
+        self.store: CellStore = open_counts(path, manifest, entry)
+        self._entry = entry
+        self._index = index
+        self._rows = rows if entry["in_place"] else None
+        columns: Any = index["columns"]
+        self._lookup = column_lookup(columns[...], len(self.store.features))
+        self.cache: CellCache | None = None
+
+    def read(self, rows: IntArray, *, dtype: DTypeLike | None = None) -> csr_matrix:
+        """Counts (m, G) of ``rows`` (m,) of the atlas, in that order, as stored or as ``dtype``."""
+        if self.cache is not None:
+            return self.cache.read(rows, dtype=dtype)
+        if isinstance(self.store, AnnDataStore):
+            return self.store.read(rows, dtype=dtype)
+        counts = self._read_in_place(rows)
+        return counts if dtype is None else counts.astype(dtype, copy=False)
+
+    def places(self, rows: IntArray) -> IntArray:
+        """Rows of the store of counts."""
+        return rows if self._rows is None else self._rows()[rows]
+
+    def block_of(self, rows: IntArray, cells: int) -> IntArray:
+        """Number of the block in which each of ``rows`` (m,) lies: what the store decodes at once, or as
+        many of these as are about ``cells`` together."""
+        return self.store.slab_of(self.places(rows)) // max(cells // self.store.slab_cells, 1)
+
+    def open_cache(self, folder: Path, everything: IntArray, obs: Callable[[], pd.DataFrame]) -> None:
+        """Read through a copy in ``folder`` from now on; ``everything`` (n_cells,) are all rows."""
+        non_zeros: Any = self._index["non_zeros"]
+        self.cache = CellCache(
+            folder,
+            read=self._read_in_place,
+            blocks=Blocks.of(self.block_of(everything, LEAST_CACHED)),
+            features=self.modality.features,
+            non_zeros=non_zeros[...].astype("int64"),
+            largest_count=self._entry["largest_count"],
+            obs=obs,
+        )
+
+    def _read_in_place(self, rows: IntArray) -> csr_matrix:
+        counts = self.store.read(self.places(rows))
+        return select_columns(counts, self._lookup, len(self.modality.features))
