@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from .model import ModelConfig
 
 FLOAT = 4  # bytes of a float32
-# Passes over the dense (B, G) float32 matrices of one autoencoder step, each read or written once: counts
-# made dense (2), log1p (2), logits (1), log-softmax (3), log mean (2), likelihood (3), and in the backward
-# pass the slopes of the likelihood (4), of log-softmax (3), of the logits, read by two products (2). A
-# compiled likelihood has fewer.
-TRAINING_PASSES = 22
+# Passes over dense (B, G) float32 matrices of one autoencoder step, each read or written once. Forwards:
+# counts made dense, their log1p and its product (4), logits (1), softmax (2), mean over theta and its log1p
+# (6), sums and maxima (3). Backwards: mean over theta (4), p (5), the slope by theta (6), sums (1), the slope
+# by the logits (7), the products that read it and the counts (3). A compiled likelihood would have fewer.
+TRAINING_PASSES = 42
+# On a processor, which takes a few rows through all that in its cache and the counts as non-zeros: logits
+# (2), softmax (1), and backwards softmax (1), the slope by the logits (1) and its two products (2).
+TRAINING_PASSES_IN_CACHE = 7
+ENCODING_PASSES = 4
 DECODING_PASSES = 8
 # AdamW reads weight, slope and two moments and writes three; the average reads two and writes one; the norm
 # and the clipping of the slopes read two and write one; zeroing writes one.
@@ -144,19 +148,27 @@ def autoencoder_training(work: Work, device: Device, host: Host, workers: int) -
     """One cell of the autoencoder's training.
 
     Operations: 2 a weight forwards, 4 backwards (slopes of weights and of inputs), of which the first layer,
-    whose inputs need no slope, saves 2. Bytes: the dense passes, and the optimiser's once a batch.
+    whose inputs need no slope, saves 2, and on a processor all those of genes without counts. Bytes: the
+    dense passes, and the optimiser's once a batch.
     """
+    width, on_processor = work.model.autoencoder.hidden[0], device.link is None
     both = sum(autoencoder_weights(work))
-    operations = 6 * both - 2 * work.genes * work.model.autoencoder.hidden[0]
-    moved = TRAINING_PASSES * work.genes * FLOAT + optimiser_bytes(parameters(work)[0]) / work.batch
+    operations = 6 * both - 2 * work.genes * width - 4 * _genes_without_counts(work, device) * width
+    passes = TRAINING_PASSES_IN_CACHE if on_processor else TRAINING_PASSES
+    moved = passes * work.genes * FLOAT + optimiser_bytes(parameters(work)[0]) / work.batch
     busy = operations / device.flops + moved / device.memory_rate
     return Seconds(
         max(busy, AUTOENCODER_KERNELS * device.launch / work.batch),
         link_seconds(work, device),
         work.nonzeros / host.nonzeros,
         all_reduce_seconds(parameters(work)[0], workers, device) / work.batch,
-        one_processor=device.link is None,
+        one_processor=on_processor,
     )
+
+
+def _genes_without_counts(work: Work, device: Device) -> float:
+    """Rows of the first layer's weights that a cell does not touch: none where counts are made dense."""
+    return work.genes - work.nonzeros if device.link is None else 0.0
 
 
 def flow_training(work: Work, device: Device, workers: int) -> Seconds:
@@ -171,9 +183,13 @@ def flow_training(work: Work, device: Device, workers: int) -> Seconds:
 
 
 def encoding(work: Work, device: Device, host: Host) -> Seconds:
-    """One cell encoded to its latent: the encoder's products, three dense passes."""
-    busy = 2 * autoencoder_weights(work)[0] / device.flops + 5 * work.genes * FLOAT / device.memory_rate
+    """One cell encoded to its latent: the encoder's products, and counts made dense where they are."""
     alone = device.link is None
+    used = (
+        autoencoder_weights(work)[0] - _genes_without_counts(work, device) * work.model.autoencoder.hidden[0]
+    )
+    dense = 0 if alone else ENCODING_PASSES * work.genes * FLOAT
+    busy = 2 * used / device.flops + dense / device.memory_rate
     return Seconds(busy, link_seconds(work, device), work.nonzeros / host.nonzeros, 0.0, one_processor=alone)
 
 

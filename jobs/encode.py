@@ -37,9 +37,9 @@ def encode_atlas(
     autoencoder: Autoencoder, prepared: Prepared, run: RunDirectory, accelerator: "Accelerator"
 ) -> AtlasLatents:
     """Latents of this run's trained autoencoder: read from ``RUN/latents`` where they are complete, else
-    encoded by all workers and kept there. The key is the digest of autoencoder and data. Workers that share
-    no run directory exchange what each has encoded."""
-    described = f"{run.digest_of_autoencoder}:{prepared.digest}"
+    encoded by all workers and kept there. The key is the digest of autoencoder and arrangement. Workers
+    that share no run directory exchange what each has encoded."""
+    described = f"{run.digest_of_autoencoder}:{prepared.arrangement}"
     key = hashlib.sha256(described.encode()).hexdigest()
     if run.shared:
         training, validation = (

@@ -12,6 +12,7 @@ from cfgen_scale.training.config import TrainConfig
 from cfgen_scale.training.stage_run import Cells
 from cfgen_scale.training.stages import LatentBatch
 from cfgen_scale.types import CellBatch, Condition, IntArray
+from loaders.granularity import order_of
 from loaders.order import Order
 from loaders.prepared import Prepared
 from loaders.stream import CellStream, in_order
@@ -28,6 +29,10 @@ def autoencoder_cells(prepared: Prepared, config: TrainConfig, accelerator: "Acc
     """Batches of counts, read ahead from the prepared atlas."""
     rank, world = accelerator.process_index, accelerator.num_processes
     streams: list[CellStream] = []
+    rows = prepared.rows("train")
+    order = order_of(
+        prepared, rows, config.autoencoder.batch_cells, config.seed, granularity=config.granularity
+    )
 
     def training(cells_seen: int) -> Iterator[CellBatch]:
         stream = CellStream(
@@ -50,9 +55,10 @@ def autoencoder_cells(prepared: Prepared, config: TrainConfig, accelerator: "Acc
     return Cells(
         training,
         validation,
-        n_training=len(prepared.rows("train")),
+        n_training=len(rows),
         has_validation=len(prepared.rows("validation")) > 0 and config.autoencoder.validation_cells > 0,
         waited=lambda: sum(stream.wait_seconds for stream in streams),
+        order=order.digest,
     )
 
 
@@ -88,6 +94,7 @@ def flow_cells(
         n_training=len(train),
         has_validation=len(held_out) > 0 and config.flow.validation_cells > 0,
         waited=lambda: 0.0,
+        order=order.digest,
     )
 
 

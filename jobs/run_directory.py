@@ -84,7 +84,8 @@ class RunDirectory:
 def open_run(path: Path, *, config: Mapping[str, Any], data: Path, data_digest: str) -> RunDirectory:
     """The run at ``path``: a new one, or the one that was begun with the same configuration and data.
 
-    The same cells at another place are the same data: the run then remembers that place.
+    ``data_digest`` is the arrangement of a prepared atlas. The same cells in the same order at another place
+    are the same data: the run then remembers that place.
     Raises RunError naming what differs, or if the directory holds something else.
     """
     run = RunDirectory(path)
@@ -98,7 +99,8 @@ def open_run(path: Path, *, config: Mapping[str, Any], data: Path, data_digest: 
     found = run.document()
     if found["data_digest"] != data_digest:
         raise RunError(
-            f"{path} was begun on other cells ({found['data']}). Choose another --run directory for {data}."
+            f"{path} was begun on other cells, or on these in another order ({found['data']}). Choose "
+            f"another --run directory for {data}."
         )
     begun, now = flatten(found["config"]), flatten(asked["config"])
     differing = [key for key in now | begun if now.get(key) != begun.get(key)]

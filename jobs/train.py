@@ -66,7 +66,7 @@ def train(
         # The first process keeps the books; this one waits for it where training begins.
         _train_here(RunDirectory(run), names, launched, cache)
         return run
-    directory = open_run(run, config=asdict(config), data=data, data_digest=prepared.digest)
+    directory = open_run(run, config=asdict(config), data=data, data_digest=prepared.arrangement)
     with sole_trainer(directory), _watched(directory, prepared, mlflow_uri, experiment) as tracker:
         if directory.trained(names):
             print(f"{run} is already trained.")
@@ -77,12 +77,17 @@ def train(
             fit_in_ray(directory, names, workers, storage=storage, cache=in_cache, restarts=restarts)
         else:
             _train_here(directory, names, launched, cache)
+    _record(directory, tracker, register_as, alias)
+    return run
+
+
+def _record(directory: RunDirectory, tracker: Any, register_as: str | None, alias: str) -> None:
+    """Give MLflow the files of the run, and the model where it gets a name."""
     for path in (directory.path / "run.json", directory.metrics, directory.model / "config.json"):
         if path.exists():
             tracker.log_artifact(path, "run")
     if register_as:
         tracker.register(directory.model, register_as, alias)
-    return run
 
 
 def launched_as() -> tuple[int, int]:

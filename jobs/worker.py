@@ -196,7 +196,7 @@ class _Trainer:
             seed=self.config.seed,
             report=self.books.add,
             saved=self.saved,
-            data={"data": self.prepared.digest, "schema": self.prepared.schema.digest()},
+            data={"data": self.prepared.arrangement, "schema": self.prepared.schema.digest()},
             versions=versions(),
         )
         if self.writes:

@@ -13,10 +13,11 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
-from loaders.blocks import CACHE_BYTES, UNCHUNKED_BLOCK, BlockArray, BlockCache
+from loaders.blocks import CACHE_BYTES, UNCHUNKED_BLOCK, BlockArray
 from loaders.csr_arrays import CsrArrays, CsrCaches
 from loaders.hdf5 import open_hdf5
 from loaders.identity import digest_of_cells, digest_of_names
+from loaders.kept import Kept
 from loaders.store import CellStore, categorical, pick_layer, require_column
 
 
@@ -100,7 +101,7 @@ class AnnDataStore:
             self.n_cells = self._csr.n_rows
             self.slab_cells, self.kept_cells = self._csr.slab_cells, self._csr.kept_cells
         else:
-            cache = caches.data if caches else BlockCache()
+            cache = caches.data if caches else Kept(CACHE_BYTES)
             self._dense = BlockArray(counts, "X", cache, uri=uri)
             self.n_cells = int(counts.shape[0])
             self.slab_cells = int((counts.chunks or (UNCHUNKED_BLOCK,))[0])
@@ -130,6 +131,12 @@ class AnnDataStore:
     def _read_dense(self, rows: IntArray, dtype: DTypeLike | None) -> csr_matrix:
         places, of_row = np.unique(rows, return_inverse=True)
         return csr_matrix(self._dense.take(places)[of_row], dtype=dtype)
+
+    @property
+    def row_pointers(self) -> IntArray:
+        """(n_cells + 1,) int64 of counts that are stored as CSR."""
+        assert self._csr is not None
+        return self._csr.indptr
 
     def slab_of(self, rows: IntArray) -> IntArray:
         return self._csr.slab_of(rows) if self._csr else rows // self.slab_cells

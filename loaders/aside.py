@@ -44,7 +44,7 @@ def written_aside(out: Path) -> Iterator[Path]:
                 raise OSError(
                     error.errno,
                     f"{os.strerror(error.errno)}: {partial} could not be written and was removed. Make room "
-                    f"(codec zstd takes a fifth; a repack takes as much again while it runs) and run the "
+                    f"(codec zstd takes a sixth; a repack takes as much again while it runs) and run the "
                     f"same again",
                 ) from error
             raise

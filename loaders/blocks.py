@@ -5,12 +5,8 @@ are therefore kept, the least recently used leaving first, within a fixed number
 up decoded in memory, a large one costs no more than the budget.
 """
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,119 +16,16 @@ from numpy.typing import NDArray
 from cfgen_scale.types import IntArray
 from loaders.chunks import ChunkFiles
 from loaders.gather import frozen
+from loaders.kept import Kept
+from loaders.reused_memory import REUSED
 from loaders.runs import Runs
 
 CACHE_BYTES = 512 * 2**20
 RUN = 64  # neighbouring chunks fetched by one read
 UNCHUNKED_BLOCK = 65_536
-MOST_SPARE = 16  # chunks' memory kept for the next ones, of each size
 
-type BlockKey = tuple[str, int]  # array and number of the chunk
-type Decode = Callable[[NDArray[np.uint8]], NDArray[Any]]  # into the memory given
-
-
-@dataclass(eq=False)
-class Block:
-    """A decoded chunk, read-only, and how many are reading it; its memory is used again when none is.
-
-    ``memory`` is None where the array is not ours to write to.
-    """
-
-    values: NDArray[Any]
-    memory: NDArray[np.uint8] | None
-    readers: int
-    is_cached: bool = False
-
-
-class BlockCache:
-    """Decoded chunks of several arrays (zarr or HDF5) under one budget; safe to use from several threads.
-
-    `get` and `put` are for chunks that somebody else decodes. `hold` and `make` decode each chunk once,
-    whichever thread wants it first, into the memory of a chunk that has left: to ask the system for memory
-    takes as long as to decode, and chunks between larger arrays leave holes in it. Give a block back with
-    `release`.
-    """
-
-    def __init__(self, budget_bytes: int = CACHE_BYTES) -> None:
-        self._budget = budget_bytes
-        self._bytes = 0
-        self._blocks: OrderedDict[BlockKey, Block] = OrderedDict()
-        self._promised: dict[BlockKey, tuple[Future[Block], list[int]]] = {}
-        self._spare: dict[int, list[NDArray[np.uint8]]] = {}
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._blocks)
-
-    def get(self, key: BlockKey) -> NDArray[Any] | None:
-        with self._lock:
-            if key in self._blocks:
-                self._blocks.move_to_end(key)
-                return self._blocks[key].values
-            return None
-
-    def put(self, key: BlockKey, values: NDArray[Any]) -> None:
-        with self._lock:
-            self._insert(key, Block(values, None, readers=0))
-
-    def hold(self, key: BlockKey) -> Block | Future[Block] | None:
-        """The block; or the promise of it, if another thread is at it; or None: the caller must `make` it."""
-        with self._lock:
-            if key in self._blocks:
-                self._blocks.move_to_end(key)
-                self._blocks[key].readers += 1
-                return self._blocks[key]
-            if key in self._promised:
-                promised, waiting = self._promised[key]
-                waiting[0] += 1
-                return promised
-            self._promised[key] = Future(), [0]
-            return None
-
-    def make(self, key: BlockKey, decode: Decode, size: int) -> Block:
-        """``decode`` into memory of ``size`` bytes the block for which `hold` gave None; others that wait get
-        it too, or the error."""
-        with self._lock:
-            spare = self._spare.get(size)
-            memory = spare.pop() if spare else np.empty(size, dtype=np.uint8)
-        try:
-            block = Block(frozen(decode(memory)), memory, readers=1)
-        except BaseException as error:
-            with self._lock:
-                promised, _ = self._promised.pop(key)
-            promised.set_exception(error)
-            raise
-        with self._lock:
-            promised, waiting = self._promised.pop(key)
-            block.readers += waiting[0]
-            self._insert(key, block)
-        promised.set_result(block)
-        return block
-
-    def release(self, block: Block) -> None:
-        """The caller reads this block no more."""
-        with self._lock:
-            block.readers -= 1
-            self._reclaim(block)
-
-    def _insert(self, key: BlockKey, block: Block) -> None:
-        if key in self._blocks or block.values.nbytes > self._budget:
-            return
-        self._blocks[key] = block
-        block.is_cached = True
-        self._bytes += block.values.nbytes
-        while self._bytes > self._budget:
-            _, oldest = self._blocks.popitem(last=False)
-            oldest.is_cached = False
-            self._bytes -= oldest.values.nbytes
-            self._reclaim(oldest)
-
-    def _reclaim(self, block: Block) -> None:
-        if block.memory is None or block.readers or block.is_cached:
-            return
-        spare = self._spare.setdefault(block.memory.nbytes, [])
-        if len(spare) < MOST_SPARE:
-            spare.append(block.memory)
+type Block = NDArray[Any]  # a decoded chunk, read-only
+type BlockCache = Kept[tuple[str, int], Block]  # by array and number of the chunk
 
 
 class BlockArray:
@@ -171,48 +64,53 @@ class BlockArray:
             np.take(values, places[lo:hi] - block * self.block, axis=0, out=out[lo:hi])
         return out
 
-    def _blocks(self, blocks: IntArray) -> Iterator[tuple[int, NDArray[Any]]]:
+    def _blocks(self, blocks: IntArray) -> Iterator[tuple[int, Block]]:
         """Blocks with their elements: as soon as they are there, or in their order where no files are."""
         if self._files:
             yield from self._decoded(self._files, blocks)
         else:
             for run in _runs(blocks):
-                yield from self._fetch(run).items()
+                yield from self._fetched(run)
 
-    def _decoded(self, files: ChunkFiles, blocks: IntArray) -> Iterator[tuple[int, NDArray[Any]]]:
+    def _decoded(self, files: ChunkFiles, blocks: IntArray) -> Iterator[tuple[int, Block]]:
         """Two threads that want the same blocks decode half of them each: one that another has in the making
         is left for later."""
-        waiting: list[tuple[int, Future[Block]]] = []
+        others: dict[int, Future[Block]] = {}
         for block in blocks.tolist():
-            key = (self._key, block)
-            held = self._cache.hold(key)
-            if isinstance(held, Future):
-                waiting.append((block, held))
-            else:
-                held = held or self._cache.make(key, partial(files.read, block), files.size)
-                yield from self._lent(block, held)
-        for block, promised in waiting:
-            yield from self._lent(block, promised.result())
+            claim = self._cache.claim([(self._key, block)])
+            for key in claim.mine:
+                try:
+                    values = frozen(files.read(block, REUSED.empty(files.size, np.uint8)))
+                except BaseException as error:
+                    self._cache.fail([key], error)
+                    raise
+                self._cache.deliver(key, values)
+                yield block, values
+            for values in claim.there.values():
+                yield block, values
+            for promised in claim.others.values():
+                others[block] = promised
+        for block, promised in others.items():
+            yield block, promised.result()
 
-    def _lent(self, block: int, held: Block) -> Iterator[tuple[int, NDArray[Any]]]:
-        try:
-            yield block, held.values
-        finally:
-            self._cache.release(held)
-
-    def _fetch(self, blocks: IntArray) -> dict[int, NDArray[Any]]:
+    def _fetched(self, blocks: IntArray) -> Iterator[tuple[int, Block]]:
         """Neighbouring blocks, those not in the cache by one read from the first to the last of them."""
-        found = {int(b): self._cache.get((self._key, int(b))) for b in blocks}
-        missing = [b for b, values in found.items() if values is None]
-        if missing:
-            first = missing[0]
-            run = self._read(first * self.block, (missing[-1] + 1) * self.block)
-            for b in missing:
-                # A copy, so that a block that stays in the cache does not hold the whole run.
-                values = frozen(run[(b - first) * self.block : (b - first + 1) * self.block].copy())
-                self._cache.put((self._key, b), values)
-                found[b] = values
-        return {b: values for b, values in found.items() if values is not None}
+        claim = self._cache.claim([(self._key, block) for block in blocks.tolist()])
+        found = claim.there
+        try:
+            if claim.mine:
+                first, last = claim.mine[0][1], claim.mine[-1][1]
+                run = self._read(first * self.block, (last + 1) * self.block)
+                for key in claim.mine:
+                    begin = (key[1] - first) * self.block
+                    # A copy, so that a block that stays in the cache does not hold the whole run.
+                    found[key] = frozen(run[begin : begin + self.block].copy())
+                    self._cache.deliver(key, found[key])
+        except BaseException as error:
+            self._cache.fail(claim.mine, error)
+            raise
+        found |= {key: promised.result() for key, promised in claim.others.items()}
+        return ((block, values) for (_, block), values in found.items())
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         try:

@@ -43,9 +43,9 @@ class Filled:
 class CellCache:
     """A copy of ``blocks`` of cells in ``folder``, filled by ``read`` (rows -> CSR) where it has to be.
 
-    non_zeros      (n,) int64 of each cell, which ``read`` must give
     largest_count  bounds every count
-    obs            makes the (n,) names and labels of the cells, if the copy is new
+    non_zeros      gives those (n,) int64 of each cell, which ``read`` must find, and
+    obs            the names and labels of the cells (n,): both are asked for where the copy is new
 
     Safe to use from several threads. Raises OSError for a disk that is full, saying so.
     """
@@ -57,24 +57,25 @@ class CellCache:
         read: Callable[[IntArray], csr_matrix],
         blocks: Blocks,
         features: tuple[str, ...],
-        non_zeros: IntArray,
+        non_zeros: Callable[[], IntArray],
         largest_count: int,
         obs: Callable[[], pd.DataFrame],
     ) -> None:
         self._folder = folder
         self._read = read
         self._blocks = blocks
-        self._ends = np.append(0, np.cumsum(non_zeros))
         if _is_stale(folder):
             shutil.rmtree(folder)
         if not folder.exists():
-            _create(folder, blocks, features, self._ends, largest_count, obs())
+            ends = np.append(0, np.cumsum(non_zeros()))
+            _create(folder, blocks, features, ends, largest_count, obs())
         self._marks = np.memmap(folder / MARKS, dtype=np.uint8, mode="r+")
         self._filling: Kept[int, Filled] = Kept(budget_bytes=0)
         self._is_whole = (folder / CELLS).exists()
         self._copy: AnnDataStore = open_zarr(
             str(folder / (CELLS if self._is_whole else PARTIAL)), is_canonical=True
         )
+        self._ends = self._copy.row_pointers
         if not self._is_whole:
             self._data, self._indices = _raw_files(folder / PARTIAL)
             self._complete_if_filled()

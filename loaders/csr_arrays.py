@@ -11,6 +11,7 @@ from cfgen_scale.types import IntArray
 from loaders.blocks import CACHE_BYTES, BlockArray, BlockCache
 from loaders.gather import ascend_in_rows
 from loaders.identity import digest_of_numbers
+from loaders.kept import Kept
 from loaders.layout import index_dtype
 from loaders.mapped import MappedArray, can_be_mapped
 from loaders.reused_memory import REUSED
@@ -19,8 +20,8 @@ from loaders.runs import Runs
 
 @dataclass(frozen=True)
 class CsrCaches:
-    """Room for decoded chunks: one cache for ``data`` and one for ``indices``, so that the memory of a chunk
-    that leaves fits the one that comes. Stores that are read together share it, or each would take it all."""
+    """Room for decoded chunks: one cache for ``data`` and one for ``indices``, each with its share whichever
+    is read first. Stores that are read together share it, or each would take it all."""
 
     data: BlockCache
     indices: BlockCache
@@ -30,7 +31,7 @@ class CsrCaches:
         """`CACHE_BYTES` shared out in proportion to the bytes of an element."""
         both = data_bytes + index_bytes
         data, indices = (CACHE_BYTES * part // both for part in (data_bytes, index_bytes))
-        return CsrCaches(BlockCache(data), BlockCache(indices))
+        return CsrCaches(Kept(data), Kept(indices))
 
 
 class CsrArrays:

@@ -35,6 +35,9 @@ class Kept[K: Hashable, V: Sized]:
         self._promised: dict[K, Future[V]] = {}
         self._lock = threading.Lock()
 
+    def __len__(self) -> int:
+        return len(self._values)
+
     def claim(self, keys: Iterable[K]) -> Claim[K, V]:
         claim: Claim[K, V] = Claim({}, [], {})
         with self._lock:

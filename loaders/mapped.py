@@ -135,32 +135,20 @@ class RawFiles:
 class RawAppender:
     """Fills an array that `can_be_mapped` from its beginning, straight into the files of its chunks.
 
-    Memory is what is appended. `flush` gives the last file the size of a chunk: append nothing after it.
+    Memory is what is appended.
     """
 
     def __init__(self, array: zarr.Array[Any]) -> None:
-        assert can_be_mapped(array)
         self.array = array
         self.length = 0
-        self._chunk = int(array.chunks[0])
+        self._files = RawFiles(array)
+        self._files.reserve()
 
     def append(self, values: NDArray[Any]) -> None:
         """Add elements behind those there are; they are cast to the array's dtype and must fit it."""
-        values = np.ascontiguousarray(values, dtype=self.array.dtype)
-        while len(values):
-            index, within = divmod(self.length, self._chunk)
-            piece = values[: self._chunk - within]
-            path = chunk_path(self.array, index)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as file:
-                file.write(piece.data)
-            self.length += len(piece)
-            values = values[len(piece) :]
+        self._files.write(self.length, values)
+        self.length += len(values)
 
     def flush(self) -> None:
-        """Make the last file a whole chunk. As many elements must have come as the array is long."""
+        """The end: as many elements must have come as the array is long."""
         assert self.length == self.array.shape[0]
-        if self.length % self._chunk:
-            path = chunk_path(self.array, self.length // self._chunk)
-            with path.open("r+b") as file:
-                file.truncate(self._chunk * self.array.dtype.itemsize)

@@ -1,9 +1,11 @@
 """Counts of one modality of a prepared atlas: packed, in place, or from a cache."""
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import zarr
 from numpy.typing import DTypeLike
@@ -24,8 +26,8 @@ class ModalityCounts:
     """Counts of ``modality`` of the atlas prepared at ``path``.
 
     manifest  of the atlas; entry: what it says of this modality
-    rows      None where cells are packed in the order of the atlas; else gives the row (n_cells,) of each of
-              its cells in the sources
+    rows      gives the row (n_cells,) of each cell in the sources of the first modality, which is its row in
+              those of this one too, unless the index has others
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class ModalityCounts:
         self.store: CellStore = open_counts(path, manifest, entry)
         self._entry = entry
         self._index = index
-        self._rows = rows if entry["in_place"] else None
+        self._rows = rows
         columns: Any = index["columns"]
         self._lookup = column_lookup(columns[...], len(self.store.features))
         self.cache: CellCache | None = None
@@ -58,7 +60,15 @@ class ModalityCounts:
 
     def places(self, rows: IntArray) -> IntArray:
         """Rows of the store of counts."""
-        return rows if self._rows is None else self._rows()[rows]
+        return self.source_rows[rows] if self._entry["in_place"] else rows
+
+    @cached_property
+    def source_rows(self) -> IntArray:
+        """(n_cells,) int64, the row of each cell in the sources of this modality."""
+        if "source_rows" not in self._index:
+            return self._rows()
+        rows: Any = self._index["source_rows"]
+        return np.asarray(rows[...], dtype=np.int64)
 
     def block_of(self, rows: IntArray, cells: int) -> IntArray:
         """Number of the block in which each of ``rows`` (m,) lies: what the store decodes at once, or as
@@ -73,7 +83,7 @@ class ModalityCounts:
             read=self._read_in_place,
             blocks=Blocks.of(self.block_of(everything, LEAST_CACHED)),
             features=self.modality.features,
-            non_zeros=non_zeros[...].astype("int64"),
+            non_zeros=lambda: np.asarray(non_zeros[...], dtype=np.int64),
             largest_count=self._entry["largest_count"],
             obs=obs,
         )

@@ -9,6 +9,7 @@ What does not fill the last batch of an epoch is one shorter batch; nothing is l
 make the same number of steps, and a worker's share of a short batch may be no cells at all.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -99,6 +100,14 @@ class Order:
     def steps_per_epoch(self) -> int:
         """Global batches of an epoch, the short last one included."""
         return -(-self.n_cells // self.batch_cells)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what the sequence is a function of: orders of one digest give the same places."""
+        whole = hashlib.sha256(f"{self.n_cells}:{self.batch_cells}:{self.seed}:{self.n_lanes}".encode())
+        if self.blocks is not None:
+            whole.update(self.blocks.begins.astype("<i8").tobytes())
+        return whole.hexdigest()
 
     def after(self, cells_seen: int) -> int:
         """``cells_seen`` behind the batch that begins at ``cells_seen``."""

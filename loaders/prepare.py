@@ -11,36 +11,28 @@ says, files in compressed chunks, however many, the one cache of loaders/csr_arr
 matrix.mtx the largest of them.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
-import pandas as pd
-import zarr
 from anndata import AnnData
-from numpy.typing import NDArray
 
-from cfgen_scale.types import AtlasSchema, Covariate, IntArray, Modality
 from loaders.aligned_store import AlignedStore
 from loaders.annotations import AnnotationTable
 from loaders.aside import written_aside
 from loaders.collection import leaves
-from loaders.counts_preparation import CountsPreparation, PreparedCounts
+from loaders.counts_preparation import CountsPreparation
 from loaders.csr_arrays import CsrCaches
-from loaders.layout import Codec, write_array
-from loaders.manifest import INDEX, MANIFEST, VERSION, read_manifest
+from loaders.layout import Codec
+from loaders.manifest import read_manifest
 from loaders.opening import SomaOptions, open_store
-from loaders.prepare_request import PrepareRequest, describe, notes_on
-from loaders.prepared import Prepared, unique_names
-from loaders.scan import arrangement_digest, content_digest
-from loaders.split import SPLITS, TRAIN, SplitCodes, SplitRequest, require_cells
+from loaders.prepare_request import PrepareRequest, describe
+from loaders.prepared import Prepared
+from loaders.prepared_files import write_prepared
+from loaders.split import TRAIN, SplitRequest
 from loaders.stacked_store import StackedStore
-from loaders.statistics import atlas_statistics, statistics_to_json
-from loaders.store import RNA, categorical, names_of
+from loaders.store import RNA, CellStore
 
 type Source = str | Path | AnnData
 
@@ -108,27 +100,53 @@ def prepare(
     given = _listed(sources)
     if not given:
         raise ValueError("there is nothing to prepare: name at least one source.")
-    with_test = given + ([test] if test is not None else [])
-    of_modality = {RNA: with_test, **{name: _listed(more) for name, more in (modalities or {}).items()}}
     _require_names(modalities or {})
-    caches = CsrCaches.split() if sum(map(len, of_modality.values())) > 1 else None
-    stores = {
-        name: [open_store(source, layer=layer, **soma, caches=caches) for source in each]
-        for name, each in of_modality.items()
-    }
+    further = {name: _listed(more) for name, more in (modalities or {}).items()}
+    of_rna = given if test is None else [*given, test]
+    stores = _opened({RNA: of_rna, **further}, layer, soma)
     described = [describe(store, name) for name, each in stores.items() for store in each]
     out = Path(out).absolute()
     if out.exists() and not (out.is_dir() and not os.listdir(out)):
         return _already_prepared(out, request, described, progress=progress)
+    first_test_cell = sum(store.n_cells for store in stores[RNA][: len(given)])
+    _prepare_new(out, stores, table, request, described, first_test_cell, progress=progress)
+    return Prepared.open(out)
+
+
+def _prepare_new(
+    out: Path,
+    stores: Mapping[str, Sequence[CellStore]],
+    table: AnnotationTable | None,
+    request: PrepareRequest,
+    described: list[dict[str, Any]],
+    first_test_cell: int,
+    *,
+    progress: bool,
+) -> None:
+    """Align and split the cells of the stores of each modality, and write all there is to say of them."""
     annotated = table.annotate(leaves(stores[RNA])) if table else leaves(stores[RNA])
     request.require_columns(annotated)
     first = StackedStore(annotated)
-    aligned = {name: AlignedStore(StackedStore(leaves(stores[name])), first) for name in modalities or {}}
-    split = request.split.codes(first, first_test_cell=sum(s.n_cells for s in stores[RNA][: len(given)]))
+    aligned = {
+        name: AlignedStore(StackedStore(leaves(further)), first)
+        for name, further in stores.items()
+        if name != RNA
+    }
+    split = request.split.codes(first, first_test_cell=first_test_cell)
     with written_aside(out) as partial:
         counts = CountsPreparation(partial, request, described, split == TRAIN, progress=progress)
-        _write(partial, first, counts.prepare({RNA: first, **aligned}), split, request, described)
-    return Prepared.open(out)
+        write_prepared(partial, first, counts.prepare({RNA: first, **aligned}), split, request, described)
+
+
+def _opened(
+    sources: Mapping[str, Sequence[Source]], layer: str | None, soma: SomaOptions
+) -> dict[str, list[CellStore]]:
+    """The stores of each modality, which share the room for decoded chunks."""
+    caches = CsrCaches.split() if sum(map(len, sources.values())) > 1 else None
+    return {
+        name: [open_store(source, layer=layer, **soma, caches=caches) for source in each]
+        for name, each in sources.items()
+    }
 
 
 def _listed(sources: Source | Sequence[Source]) -> list[Source]:
@@ -144,89 +162,6 @@ def _require_names(modalities: Mapping[str, Any]) -> None:
             )
         if not _listed(sources):
             raise ValueError(f"the modality {name!r} has no source: name at least one.")
-
-
-def _write(
-    path: Path,
-    store: StackedStore,
-    modalities: list[PreparedCounts],
-    split: SplitCodes,
-    request: PrepareRequest,
-    described: list[dict[str, Any]],
-) -> None:
-    """What is of cells, the index and the manifest, into the directory ``path``."""
-    is_kept = modalities[0].cells.kept
-    kept = np.flatnonzero(is_kept)
-    require_cells(split[kept], request.split)
-    labels = {name: categorical(store.obs_column(name)[kept]) for name in request.labels}
-    order = modalities[0].order(kept)
-    if any(modality.copy for modality in modalities):
-        names = unique_names(np.array(list(names_of(store, is_kept)), dtype=object))
-        obs = pd.DataFrame(labels, index=pd.Index(names, dtype=object)).iloc[order]
-        for modality in modalities:
-            modality.finish(obs)
-    codes = [np.asarray(values.codes) for values in labels.values()]
-    label_codes = np.stack(codes, axis=1) if codes else np.zeros((len(kept), 0), dtype=np.int8)
-    _write_index(path / INDEX, kept[order], split[kept[order]], label_codes[order], modalities)
-    schema = AtlasSchema(
-        modalities=tuple(Modality(m.name, "negative_binomial", m.features) for m in modalities),
-        covariates=tuple(Covariate(name, tuple(values.categories)) for name, values in labels.items()),
-    )
-    manifest = {
-        "version": VERSION,
-        "request": asdict(request),
-        "sources": described,
-        "notes": notes_on(described, stores=store.stores),
-        "cells_dropped": store.n_cells - len(kept),
-        "modalities": [modality.entry() for modality in modalities],
-        **_description(schema, split[kept], label_codes.astype(np.int64), modalities, kept),
-    }
-    manifest["arrangement"] = arrangement_digest(manifest["digest"], order)
-    (path / MANIFEST).write_text(json.dumps(manifest, indent=1))
-
-
-def _description(
-    schema: AtlasSchema,
-    split: SplitCodes,
-    labels: IntArray,
-    modalities: list[PreparedCounts],
-    kept: IntArray,
-) -> dict[str, Any]:
-    """What the manifest says of the cells kept: schema, numbers, statistics of the training cells, digest."""
-    is_training = split == TRAIN
-    statistics = atlas_statistics(
-        schema,
-        labels=labels[is_training],
-        totals=_totals(modalities, kept)[is_training],
-        feature_totals=tuple(modality.cells.feature_totals for modality in modalities),
-    )
-    return {
-        "schema": schema.to_json(),
-        "cells": len(kept),
-        "cells_by_split": {name: int((split == code).sum()) for code, name in enumerate(SPLITS)},
-        "statistics": statistics_to_json(statistics),
-        "digest": content_digest([m.cells.counts_digest for m in modalities], schema, labels, split),
-    }
-
-
-def _write_index(
-    path: Path,
-    kept: IntArray,
-    split: SplitCodes,
-    labels: NDArray[Any],
-    modalities: list[PreparedCounts],
-) -> None:
-    index = zarr.create_group(path, zarr_format=3)
-    write_array(index, "source_rows", kept, gaps=True)
-    write_array(index, "split", split)
-    write_array(index, "labels", labels)
-    write_array(index, "totals", _totals(modalities, kept))
-    for modality in modalities:
-        modality.write_index(index.create_group(modality.name), kept)
-
-
-def _totals(modalities: list[PreparedCounts], kept: IntArray) -> NDArray[np.float64]:
-    return np.stack([modality.cells.totals[kept] for modality in modalities], axis=1)
 
 
 def _already_prepared(

@@ -1,7 +1,7 @@
 """A prepared atlas: where its cells are, what its labels mean, which cells train, and what they are like."""
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,18 +117,14 @@ class Prepared:
     def _open_modality(self, modality: Modality, entry: dict[str, Any]) -> ModalityCounts:
         group = self._index[modality.name]
         assert isinstance(group, zarr.Group)
-        of_its_own = "source_rows" in group
         return ModalityCounts(
             self.path,
             modality,
             manifest=self.manifest,
             entry=entry,
             index=group,
-            rows=partial(self._array, f"{modality.name}/source_rows") if of_its_own else self._rows_of_source,
+            rows=lambda: self.source_rows,
         )
-
-    def _rows_of_source(self) -> IntArray:
-        return self.source_rows
 
     def _open_caches(self, folder: Path) -> None:
         """A copy for each modality, in a directory of this atlas."""

@@ -1,7 +1,8 @@
 """Large arrays from memory that is used again as soon as nobody refers to the array before.
 
 The arrays of a batch are some tens of megabytes. The system maps such memory afresh for each and clears every
-page of it, which takes about as long as to fill it with counts.
+page of it, which takes about as long as to fill it with counts. Decoded chunks are smaller, but come and go
+between those arrays, and would leave holes in the memory of the allocator.
 """
 
 from collections import deque
@@ -10,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-LEAST_BYTES = 2**20  # smaller arrays are numpy's own: the allocator keeps their memory
-MOST_SPARE = 8  # blocks of each size that are kept
+LEAST_BYTES = 2**16  # smaller arrays are numpy's own: the allocator keeps their memory
+MOST_SPARE = 16  # blocks of each size that are kept
 STEPS = 8  # sizes of blocks from one power of two to the next
 
 

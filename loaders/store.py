@@ -69,6 +69,19 @@ class CellStore(Protocol):
         ...
 
 
+class WithoutAnnotations:
+    """What `CellStore` says of annotations, for stores of cells that have none."""
+
+    uri: str
+
+    @property
+    def obs_columns(self) -> tuple[str, ...]:
+        return ()
+
+    def obs_column(self, name: str) -> pd.Categorical:
+        raise no_column(name, self.obs_columns, self.uri)
+
+
 def names_of(store: CellStore, wanted: NDArray[np.bool_]) -> Iterator[Any]:
     """Names of the cells where ``wanted`` (n_cells,) is true, in the store's order, read by slabs."""
     for start in range(0, store.n_cells, NAMES_AT_ONCE):

@@ -9,7 +9,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
@@ -18,7 +17,7 @@ from loaders.csr_arrays import CsrArrays, CsrCaches
 from loaders.hdf5 import open_hdf5
 from loaders.identity import digest_of_cells, digest_of_names
 from loaders.scan import column_lookup, select_columns
-from loaders.store import no_column
+from loaders.store import WithoutAnnotations
 from loaders.tenx_features import Genes, genes_of
 
 MATRIX = "matrix"
@@ -31,7 +30,7 @@ def is_tenx_h5(path: str | Path) -> bool:
         return bool(_matrices(file))
 
 
-class TenxH5Store:
+class TenxH5Store(WithoutAnnotations):
     """`CellStore` over the genes of one file; it has no annotations but the barcodes.
 
     Raises ValueError for a file of several genomes (version 2), or one that is not whole.
@@ -56,13 +55,6 @@ class TenxH5Store:
                 f"{self.uri} is corrupt: it has {self.n_cells} cells by its shape, {self._counts.n_rows} by "
                 f"indptr and {len(self._barcodes)} barcodes. Copy it again from where it came from."
             )
-
-    @property
-    def obs_columns(self) -> tuple[str, ...]:
-        return ()
-
-    def obs_column(self, name: str) -> pd.Categorical:
-        raise no_column(name, self.obs_columns, self.uri)
 
     def obs_names(self, start: int, stop: int) -> NDArray[Any]:
         return np.array([barcode.decode() for barcode in self._barcodes[start:stop]], dtype=object)

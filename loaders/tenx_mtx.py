@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.io import mminfo, mmread
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
 from loaders.identity import digest_of_file, digest_of_names
-from loaders.store import no_column
+from loaders.store import WithoutAnnotations
 from loaders.tenx_features import genes_of
 
 MATRIX = "matrix.mtx"
@@ -31,7 +30,7 @@ def is_tenx_mtx(path: Path) -> bool:
     return any(path.glob(f"*{MATRIX}")) or any(path.glob(f"*{MATRIX}.gz"))
 
 
-class TenxMtxStore:
+class TenxMtxStore(WithoutAnnotations):
     """`CellStore` over the genes of one folder; it has no annotations but the barcodes.
 
     Files may have a prefix ("GSM123_matrix.mtx.gz") if there is one of each. Raises FileNotFoundError or
@@ -62,13 +61,6 @@ class TenxMtxStore:
         self.features: tuple[str, ...] = self._genes.names
         # All cells are parsed at once, and all are kept.
         self.slab_cells = self.kept_cells = max(self.n_cells, 1)
-
-    @property
-    def obs_columns(self) -> tuple[str, ...]:
-        return ()
-
-    def obs_column(self, name: str) -> pd.Categorical:
-        raise no_column(name, self.obs_columns, self.uri)
 
     def obs_names(self, start: int, stop: int) -> NDArray[Any]:
         return np.array(self._barcodes[start:stop], dtype=object)

@@ -41,6 +41,7 @@ class Cells:
     validation   () -> this worker's share of the validation cells, once; empty if there are none
     n_training   training cells in all
     waited       () -> seconds the consumer has waited for data so far
+    order        digest of the sequence of training cells: a run goes on with no other
     """
 
     training: Callable[[int], Iterator[Any]]
@@ -48,6 +49,7 @@ class Cells:
     n_training: int
     has_validation: bool
     waited: Callable[[], float]
+    order: str
 
 
 @torch.no_grad()
@@ -92,7 +94,12 @@ class StageRun:
             stage.network, make_optimiser(stage.network, self.config)
         )
         self.state = TrainState(
-            made_of={"seed": seed, "configuration": asdict(self.config), **data},
+            made_of={
+                "seed": seed,
+                "configuration": asdict(self.config),
+                "order of cells": cells.order,
+                **data,
+            },
             circumstances=circumstances(accelerator),
             versions=dict(versions),
         )

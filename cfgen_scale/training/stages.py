@@ -77,6 +77,9 @@ class AutoencoderStage:
         return network(counts, labels)
 
     def parts(self, batch: CellBatch) -> list[CellBatch]:
+        slices = _slices(len(batch.rows), self.config.cells_at_once)
+        if len(slices) == 1:
+            return [batch]  # slicing copies the counts
         return [
             replace(
                 batch,
@@ -85,7 +88,7 @@ class AutoencoderStage:
                 counts=tuple(c[some] for c in batch.counts),
                 labels=batch.labels[some],
             )
-            for some in _slices(len(batch.rows), self.config.cells_at_once)
+            for some in slices
         ]
 
 

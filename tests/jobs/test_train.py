@@ -13,8 +13,9 @@ from jobs.config import ConfigError
 from jobs.run_directory import RunDirectory, RunError
 from jobs.tracking import connect, list_models, resolve_model
 from jobs.train import require_one_launcher
+from loaders.prepare import prepare
 from loaders.prepared import Prepared
-from tests.small_atlas import N_GENES, SMALL_RUN, metrics_of, train_small
+from tests.small_atlas import N_GENES, SMALL_RUN, metrics_of, small_atlas, train_small
 from tests.tree_bytes import tree_bytes
 
 
@@ -128,6 +129,23 @@ def test_a_run_goes_on_where_its_data_were_moved_to(small_prepared: Path, runs: 
     here.rename(there)
     train_small("flow", data=there, run=runs / "run")
     assert RunDirectory(runs / "run").document()["data"] == str(there)
+
+
+def test_the_same_cells_in_another_order_are_refused(small_prepared: Path, runs: Path) -> None:
+    """Latents and positions are kept by row: they would be taken for other cells, without a word."""
+    train_small("autoencoder", data=small_prepared, run=runs / "run")
+    repacked = prepare(
+        small_atlas(),
+        runs / "repacked",
+        labels=["cell_type", "donor"],
+        split_column="split",
+        min_cells_per_gene=0,
+        repack=True,
+        progress=False,
+    )
+    assert repacked.digest == Prepared.open(small_prepared).digest
+    with pytest.raises(RunError, match="begun on other cells, or on these in another order"):
+        train_small("flow", data=repacked.path, run=runs / "run")
 
 
 def test_a_diverging_run_says_so_and_ends_as_failed(small_prepared: Path, runs: Path) -> None:

@@ -1,7 +1,9 @@
 """Small atlases, made and written in every form that a user may bring."""
 
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anndata
@@ -18,6 +20,7 @@ from tests.loaders.experiments import write_experiment
 from tests.loaders.tenx_files import write_tenx_h5, write_tenx_mtx
 
 N_DONORS = 40
+NOBODY = 65_534
 FORMATS = (
     "h5ad",
     "zarr_v2",
@@ -127,3 +130,16 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return written
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may read whatever its permissions are: what is done inside is done as somebody else."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)

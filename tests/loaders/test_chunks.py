@@ -1,9 +1,8 @@
 """Chunks decoded without zarr are those that zarr decodes; what is lost or damaged is named."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numcodecs
@@ -13,8 +12,9 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 from zarr.codecs.numcodecs import Delta
 
-from loaders.blocks import BlockArray, BlockCache
+from loaders.blocks import BlockArray
 from loaders.chunks import ChunkFiles
+from loaders.kept import Kept
 from loaders.layout import create_array, create_atlas
 from loaders.mapped import chunk_path
 from loaders.runs import Runs
@@ -70,7 +70,7 @@ def test_chunks_are_those_of_zarr(form: str, tmp_path: Path) -> None:
 def test_runs_are_read_whoever_decodes(form: str, tmp_path: Path) -> None:
     array = stored(tmp_path / "a", {**KNOWN, **LEFT_TO_ZARR}[form])
     assert (ChunkFiles.of(array) is None) is (form in LEFT_TO_ZARR)
-    blocks = BlockArray(array, "a", BlockCache())
+    blocks = BlockArray(array, "a", Kept(2**20))
     runs, ends = Runs.of_rows(np.array([0, 95, 310, 310, 1_030]), np.array([3, 0, 2, 1, 0]))
     out = np.empty(ends[-1], dtype=np.int64)
     blocks.gather(runs, out)
@@ -119,62 +119,18 @@ def test_every_damage_to_a_shard_is_found_and_its_file_named(
 def test_a_missing_chunk_is_no_run_of_zeros(form: str, tmp_path: Path) -> None:
     array = stored(tmp_path / "a", {**KNOWN, **LEFT_TO_ZARR}[form])
     chunk_path(array, 4).unlink()
-    blocks = BlockArray(array, "counts", BlockCache(), uri="the atlas")
+    blocks = BlockArray(array, "counts", Kept(2**20), uri="the atlas")
     with pytest.raises(OSError, match=r"c/4 is missing|of counts of the atlas cannot be read"):
         blocks.take(np.arange(300, 700))
 
 
-def test_two_threads_share_the_decoding_and_the_error() -> None:
-    cache, begun, go_on = BlockCache(), Event(), Event()
-    made = []
-
-    def slowly(memory: Any) -> Any:
-        begun.set()
-        go_on.wait(10)
-        made.append(1)
-        memory[:] = 7
-        return memory
-
-    with ThreadPoolExecutor(1) as pool:
-        assert cache.hold(("a", 0)) is None
-        making = pool.submit(cache.make, ("a", 0), slowly, 3)
-        begun.wait(10)
-        promised = cache.hold(("a", 0))
-        assert isinstance(promised, Future)
-        go_on.set()
-        assert promised.result(10) is making.result(10)
-    assert made == [1]
-    assert cache.hold(("a", 0)) is making.result()
-    assert making.result().values.tolist() == [7, 7, 7]
-
-    def failing(memory: Any) -> Any:
-        raise OSError("the disk is gone")
-
-    assert cache.hold(("a", 1)) is None
-    promised = cache.hold(("a", 1))
-    with pytest.raises(OSError, match="the disk is gone"):
-        cache.make(("a", 1), failing, 3)
-    assert isinstance(promised.exception(0), OSError)
-    assert cache.hold(("a", 1)) is None  # and is tried again
-
-
-def test_memory_is_used_again_only_when_nobody_reads_it() -> None:
-    cache = BlockCache(budget_bytes=300)
-
-    def made(i: int) -> Any:
-        def decode(memory: Any) -> Any:
-            memory[:] = i
-            return memory
-
-        assert cache.hold(("a", i)) is None
-        return cache.make(("a", i), decode, 100)
-
-    blocks = [made(i) for i in range(3)]
-    cache.release(blocks[1])
-    later = [made(i) for i in (3, 4)]  # the first two leave, but the first is still being read
-    later.append(made(5))
-    assert [block.memory is blocks[1].memory for block in later] == [False, False, True]
-    assert (blocks[0].values == 0).all()
-    cache.release(blocks[0])
-    assert made(6).memory is blocks[0].memory
-    assert len(cache) == 3
+def test_two_threads_decode_every_chunk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = stored(tmp_path, KNOWN["v3, zstd"])
+    blocks = BlockArray(array, "a", Kept(2**20))
+    read, decoded = blocks._files.read, []
+    monkeypatch.setattr(blocks._files, "read", lambda at, memory: decoded.append(at) or read(at, memory))
+    everything = np.arange(len(VALUES))
+    with ThreadPoolExecutor(2) as pool:
+        for values in pool.map(blocks.take, [everything] * 4):
+            np.testing.assert_array_equal(values, VALUES)
+    assert sorted(decoded) == list(range(-(-len(VALUES) // 100)))

@@ -2,8 +2,6 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,9 @@ from loaders import mapped
 from loaders.layout import create_raw_array
 from loaders.mapped import MappedArray, RawAppender, can_be_mapped, chunk_length, chunk_path
 from loaders.runs import Runs
+from tests.loaders.conftest import as_nobody
 
 VALUES = np.random.default_rng(0).integers(0, 60_000, 2_300).astype(np.uint16)
-NOBODY = 65_534
 
 
 def written(path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -91,19 +89,6 @@ def test_a_missing_or_shortened_file_is_named(tmp_path: Path, monkeypatch: pytes
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"the chunk .*values/c/1 is missing"):
         MappedArray(array)
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Root may read everything: be somebody else for a while."""
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        if is_root:
-            os.seteuid(0)
 
 
 def test_a_file_that_may_not_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -17,9 +16,8 @@ import pytest
 
 from loaders.opening import open_store
 from loaders.prepare import prepare
-from tests.loaders.conftest import make_atlas, write_as
+from tests.loaders.conftest import as_nobody, make_atlas, write_as
 
-NOBODY = 65_534
 Damage = Callable[[Path], None]
 
 
@@ -29,19 +27,6 @@ def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
-
-
-@contextmanager
-def as_another_user() -> Iterator[None]:
-    """Root may read whatever its permissions are: what is done inside is done as nobody."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 def cut(path: Path) -> None:
@@ -144,7 +129,7 @@ def test_what_may_not_be_read_is_named(form: str, part: str, folder: Path) -> No
     work.mkdir()
     work.chmod(0o777)
     try:
-        with as_another_user(), pytest.raises(PermissionError, match=r"(?i)permission denied") as error:
+        with as_nobody(), pytest.raises(PermissionError, match=r"(?i)permission denied") as error:
             prepare(store, work / "out", min_cells_per_gene=0, progress=False)
     finally:
         file.chmod(mode)
@@ -156,7 +141,7 @@ def test_what_may_not_be_read_is_named(form: str, part: str, folder: Path) -> No
 def test_a_file_of_an_experiment_that_may_not_be_read_is_named(part: str, folder: Path) -> None:
     store, file = written("soma", folder, part)
     file.chmod(0)
-    with as_another_user(), pytest.raises(OSError, match=rf"cannot be read: .*X/counts/.*{part}.*Permission"):
+    with as_nobody(), pytest.raises(OSError, match=rf"cannot be read: .*X/counts/.*{part}.*Permission"):
         prepare(store, folder / "out", min_cells_per_gene=0, progress=False)
 
 
@@ -166,7 +151,7 @@ def test_a_folder_that_may_not_be_written_to_is_told_before_any_work(folder: Pat
     if os.geteuid() != 0:
         (folder / "mine").chmod(0o555)
     with (
-        as_another_user(),
+        as_nobody(),
         pytest.raises(PermissionError, match=r"mine/out cannot be made: .*mine may not be"),
     ):
         prepare(store, folder / "mine" / "out", min_cells_per_gene=0, progress=False)

@@ -194,3 +194,19 @@ def test_sequential_pass_covers_all_cells_in_whole_batches(world: int) -> None:
     assert [p.global_cells for p in plans] == [16] * 6 + [4]
     assert [p.cells_seen_after for p in plans] == [16, 32, 48, 64, 80, 96, 100]
     assert list(sequential(0, 16)) == []
+
+
+def test_orders_of_one_digest_are_one_sequence() -> None:
+    def blocks(cells: int) -> Order:
+        return Order(100, 10, 0, blocks=Blocks.equal(100, cells))
+
+    orders = [
+        Order(100, 10, 0),
+        Order(100, 10, 1),
+        Order(100, 20, 0),
+        Order(100, 10, 0, 5),
+        blocks(7),
+        blocks(9),
+    ]
+    assert len({order.digest for order in orders}) == len(orders)
+    assert blocks(7).digest == blocks(7).digest

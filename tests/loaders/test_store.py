@@ -17,6 +17,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 from cfgen_scale.types import SchemaError
 from loaders.annotations import AnnotationTable
 from loaders.blocks import BlockArray, BlockCache
+from loaders.kept import Kept
 from loaders.opening import open_store
 from loaders.stacked_store import StackedStore
 from loaders.store import CellStore
@@ -176,7 +177,7 @@ def test_stacked_stores_with_other_genes_are_refused() -> None:
 
 def test_the_cache_of_chunks_stays_within_its_budget() -> None:
     array = zarr.create_array({}, data=np.arange(10_000, dtype=np.int64), chunks=(100,))
-    cache = BlockCache(budget_bytes=5 * 800)
+    cache: BlockCache = Kept(5 * 800)
     blocks = BlockArray(array, "a", cache)
     random = np.random.default_rng(0)
     for _ in range(20):

@@ -1,5 +1,7 @@
 """Both stages over cells in memory, in the order of plain slices."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +44,7 @@ def cells_of(batch_of, *, held_out=None, seen=None):
     def validation():
         yield (held_out or batch_of)(np.arange(10), 0)
 
-    return Cells(training, validation, n_training=N, has_validation=True, waited=lambda: 0.0)
+    return Cells(training, validation, n_training=N, has_validation=True, waited=lambda: 0.0, order="")
 
 
 def drawn_cells(seed):
@@ -87,3 +89,19 @@ def flow_stage(model_of):
         return FlowStage(model_of().velocity, FlowStageConfig(**settings)), cells_of(batch_of, seen=seen)
 
     return build
+
+
+class KilledError(Exception):
+    """A run dies."""
+
+
+def killed_behind(cells: Cells, cells_seen: int) -> Cells:
+    """The same cells, of which a run dies when it asks for a batch behind ``cells_seen``."""
+
+    def until_killed(begin):
+        for batch in cells.training(begin):
+            if batch.cells_seen > cells_seen:
+                raise KilledError
+            yield batch
+
+    return replace(cells, training=until_killed)

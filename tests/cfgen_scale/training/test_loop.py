@@ -1,5 +1,7 @@
 """The one loop: it learns, resumes exactly, stops when told, and never takes a step on a bad loss."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,7 @@ import torch
 from cfgen_scale.training import NonFiniteLossError, run_stage
 from cfgen_scale.training.checkpoint import checkpoints
 from cfgen_scale.training.stage_run import validate
-
-
-class KilledError(Exception):
-    pass
+from tests.cfgen_scale.training.conftest import KilledError, killed_behind
 
 
 def fit(built, accelerator, directory, *, kill_after=None):
@@ -18,15 +17,7 @@ def fit(built, accelerator, directory, *, kill_after=None):
     stage, cells = built
     rows = []
     if kill_after is not None:
-        original = cells.training
-
-        def until_killed(cells_seen):
-            for batch in original(cells_seen):
-                if batch.cells_seen > kill_after:
-                    raise KilledError
-                yield batch
-
-        cells = type(cells)(until_killed, cells.validation, cells.n_training, True, cells.waited)
+        cells = killed_behind(cells, kill_after)
     weights = run_stage(stage, cells, accelerator, directory=directory, seed=0, report=rows.append)
     return weights, rows
 
@@ -129,7 +120,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(autoencoder_stage, ac
             batch.counts[0].data[batch.counts[0].indptr[3]] = np.inf
             yield batch
 
-    cells = type(cells)(poisoned, cells.validation, cells.n_training, True, cells.waited)
+    cells = replace(cells, training=poisoned)
     with pytest.raises(NonFiniteLossError, match=r"rows \[3\].*weights are unchanged"):
         run_stage(stage, cells, accelerator, directory=tmp_path, seed=0, report=print)
     assert all(torch.equal(before[n], p) for n, p in stage.network.named_parameters())

@@ -9,6 +9,7 @@ from cfgen_scale.files import read_json
 from cfgen_scale.training import run_stage
 from cfgen_scale.training.checkpoint import checkpoints
 from cfgen_scale.training.resuming import what_is_kept
+from tests.cfgen_scale.training.conftest import KilledError, killed_behind
 
 HERE = {"workers": 2, "threads": 4, "device": "x86_64 AVX512", "torch": "2.9"}
 
@@ -76,16 +77,8 @@ def test_other_threads_are_noted_and_kept_in_the_next_checkpoint(autoencoder_sta
         rows = []
         stage, cells = autoencoder_stage(checkpoint_every_cells=100)
         if after is not None:
-            whole = cells.training
-
-            def cut(cells_seen):
-                for batch in whole(cells_seen):
-                    if batch.cells_seen > after:
-                        raise InterruptedError
-                    yield batch
-
-            cells = type(cells)(cut, cells.validation, cells.n_training, True, cells.waited)
-        with suppress(InterruptedError):
+            cells = killed_behind(cells, after)
+        with suppress(KilledError):
             run_stage(stage, cells, accelerator, directory=tmp_path, seed=0, report=rows.append)
         return rows
 
