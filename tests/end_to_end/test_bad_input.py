@@ -156,7 +156,13 @@ def test_cells_without_counts_are_dropped_and_counted(tmp_path: Path, capsys: Ca
             "--data {}/prepared --run {}/begun flow.cells=77",
             ["begun with flow.cells=2000, not 77", "another --run"],
         ),
-        ("--data {}/others --run {}/begun", ["{}/begun was begun on other cells ({}/prepared)", "another"]),
+        (
+            "--data {}/others --run {}/begun",
+            [
+                "{}/begun was begun on other cells, or on these in another order ({}/prepared)",
+                "another --run",
+            ],
+        ),
         (
             "--data {}/prepared --run OUT flow.batchcells=9",
             ["unknown configuration key 'flow.batchcells'", "Did you mean flow.batch_cells?"],

@@ -26,12 +26,12 @@ import sys
 import loaders
 module = sys.modules["loaders.prepare"]
 source, out = sys.argv[1:]
-write = module._write
+write = module.write_prepared
 def waiting(*args, **options):
     print("writing", flush=True)
     sys.stdin.readline()
     write(*args, **options)
-module._write = waiting
+module.write_prepared = waiting
 module.prepare(source, out, min_cells_per_gene=0, progress=False)
 """
 
