@@ -6,7 +6,6 @@ up decoded in memory, a large one costs no more than the budget.
 """
 
 from collections.abc import Iterator
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,11 @@ from cfgen_scale.types import IntArray
 from loaders.chunks import ChunkFiles
 from loaders.gather import frozen
 from loaders.kept import Kept
-from loaders.reused_memory import REUSED
 from loaders.runs import Runs
 
 CACHE_BYTES = 512 * 2**20
-RUN = 64  # neighbouring chunks fetched by one read
+FETCHED_AT_ONCE = 64  # chunks that one thread has fetched before it lets others have their share
+DECODED_AT_ONCE = 8  # the same of chunks that are decoded here
 UNCHUNKED_BLOCK = 65_536
 
 type Block = NDArray[Any]  # a decoded chunk, read-only
@@ -47,10 +46,10 @@ class BlockArray:
         self.block = int(array.chunks[0]) if array.chunks else UNCHUNKED_BLOCK
 
     def gather(self, runs: Runs, out: NDArray[Any], *, limit: int | None = None) -> None:
-        """Copy runs of elements into ``out``, cast to its dtype; with a ``limit``, see `Runs.copy`."""
-        parts = dict(runs.by_chunk(self.block))
-        for block, values in self._blocks(np.fromiter(parts, dtype=np.int64)):
-            parts[block].copy(values, out, limit=limit, what=f"chunk {block} of {self._name} of {self._uri}")
+        """Copy runs of elements into ``out``, cast to its dtype; with a ``limit``, see `CutRuns.copy`."""
+        cut = runs.cut(self.block)
+        blocks = self._blocks(cut.chunks)
+        cut.copy(blocks, out, limit=limit, what=lambda block: f"chunk {block} of {self._name} of {self._uri}")
 
     def take(self, places: IntArray) -> NDArray[Any]:
         """Elements at ``places`` (m,), which must ascend."""
@@ -58,59 +57,30 @@ class BlockArray:
         of_place = places // self.block
         firsts = np.flatnonzero(np.diff(of_place, prepend=-1))
         ends = np.append(firsts, len(places))[1:]
-        bounds = dict(zip(of_place[firsts].tolist(), zip(firsts, ends, strict=True), strict=True))
-        for block, values in self._blocks(of_place[firsts]):
-            lo, hi = bounds[block]
+        blocks = of_place[firsts]
+        for block, values, lo, hi in zip(blocks, self._blocks(blocks), firsts, ends, strict=True):
             np.take(values, places[lo:hi] - block * self.block, axis=0, out=out[lo:hi])
         return out
 
-    def _blocks(self, blocks: IntArray) -> Iterator[tuple[int, Block]]:
-        """Blocks with their elements: as soon as they are there, or in their order where no files are."""
-        if self._files:
-            yield from self._decoded(self._files, blocks)
-        else:
-            for run in _runs(blocks):
-                yield from self._fetched(run)
+    def _blocks(self, blocks: IntArray) -> list[Block]:
+        """The elements of ``blocks`` (k,), which ascend."""
+        keys = [(self._key, block) for block in blocks.tolist()]
+        found = self._cache.get(keys, self._made, at_once=DECODED_AT_ONCE if self._files else FETCHED_AT_ONCE)
+        return [found[key] for key in keys]
 
-    def _decoded(self, files: ChunkFiles, blocks: IntArray) -> Iterator[tuple[int, Block]]:
-        """Two threads that want the same blocks decode half of them each: one that another has in the making
-        is left for later."""
-        others: dict[int, Future[Block]] = {}
-        for block in blocks.tolist():
-            claim = self._cache.claim([(self._key, block)])
-            for key in claim.mine:
-                try:
-                    values = frozen(files.read(block, REUSED.empty(files.size, np.uint8)))
-                except BaseException as error:
-                    self._cache.fail([key], error)
-                    raise
-                self._cache.deliver(key, values)
-                yield block, values
-            for values in claim.there.values():
-                yield block, values
-            for promised in claim.others.values():
-                others[block] = promised
-        for block, promised in others.items():
-            yield block, promised.result()
+    def _made(self, keys: list[tuple[str, int]]) -> dict[tuple[str, int], Block]:
+        """Blocks that are not in the cache; neighbours are read from the first to the last of them."""
+        made: dict[tuple[str, int], Block] = {}
+        for run in _runs([block for _, block in keys]):
+            values = self._files.read(run[0], len(run)) if self._files else self._fetched(run)
+            made |= zip(((self._key, block) for block in run), map(frozen, values), strict=True)
+        return made
 
-    def _fetched(self, blocks: IntArray) -> Iterator[tuple[int, Block]]:
-        """Neighbouring blocks, those not in the cache by one read from the first to the last of them."""
-        claim = self._cache.claim([(self._key, block) for block in blocks.tolist()])
-        found = claim.there
-        try:
-            if claim.mine:
-                first, last = claim.mine[0][1], claim.mine[-1][1]
-                run = self._read(first * self.block, (last + 1) * self.block)
-                for key in claim.mine:
-                    begin = (key[1] - first) * self.block
-                    # A copy, so that a block that stays in the cache does not hold the whole run.
-                    found[key] = frozen(run[begin : begin + self.block].copy())
-                    self._cache.deliver(key, found[key])
-        except BaseException as error:
-            self._cache.fail(claim.mine, error)
-            raise
-        found |= {key: promised.result() for key, promised in claim.others.items()}
-        return ((block, values) for (_, block), values in found.items())
+    def _fetched(self, run: list[int]) -> Iterator[NDArray[Any]]:
+        elements = self._read(run[0] * self.block, (run[-1] + 1) * self.block)
+        for begin in range(0, len(run) * self.block, self.block):
+            # A copy, so that a block that stays in the cache does not hold the whole run.
+            yield elements[begin : begin + self.block].copy()
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         try:
@@ -124,8 +94,10 @@ class BlockArray:
             ) from error
 
 
-def _runs(blocks: IntArray) -> Iterator[IntArray]:
-    """Runs of consecutive blocks, at most `RUN` long."""
-    for run in np.split(blocks, np.flatnonzero(np.diff(blocks) != 1) + 1):
-        for begin in range(0, len(run), RUN):
-            yield run[begin : begin + RUN]
+def _runs(blocks: list[int]) -> Iterator[list[int]]:
+    """Runs of consecutive blocks."""
+    begin = 0
+    for i in range(1, len(blocks) + 1):
+        if i == len(blocks) or blocks[i] != blocks[i - 1] + 1:
+            yield blocks[begin:i]
+            begin = i

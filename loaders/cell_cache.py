@@ -12,7 +12,6 @@ fill it together: whoever writes a block writes the same bytes, and marks it beh
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -92,33 +91,23 @@ class CellCache:
         return self._copy.read(rows, dtype=dtype)
 
     def _fill(self, blocks: IntArray) -> None:
-        lacking = blocks[self._marks[blocks] == 0]
-        others: list[Future[Filled]] = []
-        for begin in range(0, len(lacking), BLOCKS_AT_ONCE):
-            claim = self._filling.claim(lacking[begin : begin + BLOCKS_AT_ONCE].tolist())
-            others += claim.others.values()
-            try:
-                self._copy_blocks([block for block in claim.mine if not self._marks[block]])
-                for block in claim.mine:
-                    self._filling.deliver(block, Filled())
-            except BaseException as error:
-                self._filling.fail(claim.mine, error)
-                raise
-        for filled in others:
-            filled.result()
-        if len(lacking):
+        lacking = blocks[self._marks[blocks] == 0].tolist()
+        if lacking:
+            self._filling.get(lacking, self._filled, at_once=BLOCKS_AT_ONCE)
             self._complete_if_filled()
 
-    def _copy_blocks(self, blocks: list[int]) -> None:
-        if not blocks:
-            return
-        bounds = [(int(self._blocks.begins[b]), int(self._blocks.begins[b + 1])) for b in blocks]
-        counts = self._read(np.concatenate([np.arange(*bound) for bound in bounds]))
-        first = 0
-        for block, (begin, end) in zip(blocks, bounds, strict=True):
-            self._write(begin, counts[first : first + end - begin])
-            self._marks[block] = 1
-            first += end - begin
+    def _filled(self, blocks: list[int]) -> dict[int, Filled]:
+        """Copy those of ``blocks`` that no other thread has copied by now."""
+        lacking = [block for block in blocks if not self._marks[block]]
+        if lacking:
+            bounds = [(int(self._blocks.begins[b]), int(self._blocks.begins[b + 1])) for b in lacking]
+            counts = self._read(np.concatenate([np.arange(*bound) for bound in bounds]))
+            first = 0
+            for block, (begin, end) in zip(lacking, bounds, strict=True):
+                self._write(begin, counts[first : first + end - begin])
+                self._marks[block] = 1
+                first += end - begin
+        return {block: Filled() for block in blocks}
 
     def _write(self, begin: int, counts: csr_matrix) -> None:
         if not np.array_equal(

@@ -7,7 +7,9 @@ instead of numbers); whatever else there is, `ChunkFiles.of` leaves to zarr.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import google_crc32c
@@ -17,6 +19,7 @@ import zarr
 from numpy.typing import NDArray
 
 from loaders.mapped import chunk_path, is_local
+from loaders.reused_memory import REUSED
 
 # Of what is stored makes what was to be stored: returned, or written into the memory given.
 type Decoder = Callable[[bytes, NDArray[np.uint8]], Any]
@@ -64,32 +67,34 @@ class ChunkFiles:
             return _of_version_2(array, document)
         return _of_version_3(array, document["codecs"])
 
-    def read(self, index: int, memory: NDArray[np.uint8]) -> NDArray[Any]:
-        """The elements of a chunk, decoded into ``memory`` (size,).
+    def read(self, first: int, count: int = 1) -> Iterator[NDArray[Any]]:
+        """The elements of ``count`` neighbouring chunks, one after the other, in memory that is used again
+        when they are gone; those of a shard that lie together are read by one call.
 
         Raises OSError or ValueError, naming the file, if it is missing or cut off or the chunk is corrupt.
         """
-        shard, place = divmod(index, self._per_shard)
-        path = self._path(shard)
+        while count:
+            shard, place = divmod(first, self._per_shard)
+            here = min(count, self._per_shard - place)
+            path = self._path(shard)
+            with _naming(path, place), _opened(path) as file:
+                stored = self._stored(file, shard, place, here)
+            for i, of_chunk in enumerate(stored):
+                with _naming(path, place + i):
+                    values = self._values(of_chunk)
+                yield values
+            first, count = first + here, count - here
+
+    def _values(self, stored: bytes | None) -> NDArray[Any]:
+        memory = REUSED.empty(self.size, np.uint8)
         values = memory.view(self._dtype)
-        try:
-            with open(path, "rb", buffering=0) as file:
-                stored = self._stored(file, shard, place) if self._array.shards else file.read()
-            if stored is None:
-                values.fill(self._array.fill_value)
-            else:
-                self._decode(stored, memory)
-                if self._gaps:
-                    np.add.accumulate(values, dtype=self._dtype, out=values)
+        if stored is None:
+            values.fill(self._array.fill_value)
             return values
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"the chunk {path} is missing: the store is not whole. Copy or write it again."
-            ) from error
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"the chunk {path} is corrupt (part {place}: {error}). Copy or write the store again."
-            ) from error
+        self._decode(stored, memory)
+        if self._gaps:
+            np.add.accumulate(values, dtype=self._dtype, out=values)
+        return values
 
     def _decode(self, stored: Any, memory: NDArray[np.uint8]) -> None:
         for decode in self._decoders:
@@ -104,26 +109,60 @@ class ChunkFiles:
             self._paths[shard] = str(chunk_path(self._array, shard))
         return self._paths[shard]
 
-    def _stored(self, file: Any, shard: int, place: int) -> bytes | None:
-        """The bytes of a chunk within its shard; None if the shard says that it has none."""
+    def _stored(self, file: int, shard: int, place: int, count: int) -> list[bytes | None]:
+        """The bytes of neighbouring chunks of a shard; None for those that the shard says it has not."""
+        if not self._array.shards:
+            return [_piece(file, 0, os.fstat(file).st_size)]
         if shard not in self._indexes:
             self._indexes[shard] = self._read_index(file)
-        offset, length = self._indexes[shard][place].tolist()
-        if offset == ABSENT:
-            return None
-        stored = os.pread(file.fileno(), length, offset)
-        if len(stored) != length:
-            raise ValueError("the file ends within it")
-        return stored
+        spans = self._indexes[shard][place : place + count].tolist()
+        lie_together = all(end + length == begin for (end, length), (begin, _) in pairwise(spans))
+        if not lie_together or ABSENT in (begin for begin, _ in spans):
+            return [None if begin == ABSENT else _piece(file, begin, length) for begin, length in spans]
+        whole = _piece(file, spans[0][0], sum(length for _, length in spans))
+        starts = [begin - spans[0][0] for begin, _ in spans]
+        return [whole[start : start + length] for start, (_, length) in zip(starts, spans, strict=True)]
 
-    def _read_index(self, file: Any) -> NDArray[np.uint64]:
+    def _read_index(self, file: int) -> NDArray[np.uint64]:
         """(chunks of a shard, 2) where each chunk begins in the file, and its bytes."""
         size = 16 * self._per_shard + CHECKSUM
-        if file.seek(0, 2) < size:
+        begin = os.fstat(file).st_size - size if self._index_at_end else 0
+        if begin < 0:
             raise ValueError("the file is shorter than its index")
-        file.seek(-size if self._index_at_end else 0, 2 if self._index_at_end else 0)
-        index = _checked(file.read(size), np.empty(0, dtype=np.uint8))
+        index = _checked(_piece(file, begin, size), np.empty(0, dtype=np.uint8))
         return np.frombuffer(index, dtype="<u8").reshape(-1, 2)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def _naming(path: str, place: int) -> Iterator[None]:
+    """Errors that name the file of a chunk, and which part of it the chunk is."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the chunk {path} is missing: the store is not whole. Copy or write it again."
+        ) from error
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the chunk {path} is corrupt (part {place}: {error}). Copy or write the store again."
+        ) from error
+
+
+def _piece(file: int, begin: int, length: int) -> bytes:
+    """Bytes of a file. Raises ValueError where there are fewer."""
+    piece = os.pread(file, length, begin)
+    if len(piece) != length:
+        raise ValueError("the file ends within it")
+    return piece
 
 
 def _of_version_3(array: zarr.Array[Any], codecs: Any) -> ChunkFiles | None:
@@ -184,7 +223,7 @@ def _decoder(name: str) -> Decoder | None:
 
 def _unblosc(stored: bytes, memory: NDArray[np.uint8]) -> NDArray[np.uint8]:
     _require_size(int.from_bytes(stored[4:8], "little"), memory)  # of its header
-    numcodecs.Blosc().decode(stored, memory)
+    numcodecs.blosc.decompress(stored, memory)
     return memory
 
 

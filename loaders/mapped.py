@@ -70,9 +70,10 @@ class MappedArray:
         self._maps = [_mapped(path, self._chunk, self.dtype) for path in self._paths]
 
     def gather(self, runs: Runs, out: NDArray[Any], *, limit: int | None = None) -> None:
-        """Copy runs into ``out``, cast to its dtype; with a ``limit``, see `Runs.copy`."""
-        for chunk, parts in runs.by_chunk(self._chunk):
-            parts.copy(self._maps[chunk], out, limit=limit, what=str(self._paths[chunk]))
+        """Copy runs into ``out``, cast to its dtype; with a ``limit``, see `CutRuns.copy`."""
+        cut = runs.cut(self._chunk)
+        maps = [self._maps[chunk] for chunk in cut.chunks.tolist()]
+        cut.copy(maps, out, limit=limit, what=lambda chunk: str(self._paths[chunk]))
 
 
 def _mapped(path: Path, length: int, dtype: np.dtype[Any]) -> NDArray[Any]:

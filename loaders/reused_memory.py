@@ -2,7 +2,8 @@
 
 The arrays of a batch are some tens of megabytes. The system maps such memory afresh for each and clears every
 page of it, which takes about as long as to fill it with counts. Decoded chunks are smaller, but come and go
-between those arrays, and would leave holes in the memory of the allocator.
+between those arrays, and would leave holes in the memory of the allocator; they are cut from arenas that are
+large enough for huge pages, of which a gigabyte takes 512 faults instead of 262,144.
 """
 
 from collections import deque
@@ -12,14 +13,16 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 LEAST_BYTES = 2**16  # smaller arrays are numpy's own: the allocator keeps their memory
-MOST_SPARE = 16  # blocks of each size that are kept
+MOST_SPARE = 16  # blocks of each size that are kept, of those that are not cut from an arena
+ARENA_BYTES = 2**25
+ARENA_BELOW = 2**22  # numpy asks for huge pages from here on
 STEPS = 8  # sizes of blocks from one power of two to the next
 
 
 class ReusedMemory:
     """Arrays like those of `numpy.empty`; safe to use from several threads.
 
-    Memory: what was in use at once, rounded up by an eighth at most.
+    Memory: what was in use at once, rounded up by an eighth at most, and what arenas have left.
     """
 
     def __init__(self) -> None:
@@ -33,11 +36,15 @@ class ReusedMemory:
         n_bytes = int(length) * dtype.itemsize
         if n_bytes < LEAST_BYTES:
             return np.empty(length, dtype=dtype)
-        spare = self._spare.setdefault(rounded(n_bytes), deque(maxlen=MOST_SPARE))
+        size = rounded(n_bytes)
+        is_cut = size < ARENA_BELOW
+        spare = self._spare.setdefault(size, deque(maxlen=None if is_cut else MOST_SPARE))
         try:
             memory = spare.pop()
         except IndexError:
-            memory = np.empty(rounded(n_bytes), dtype=np.uint8)
+            arena = np.empty(ARENA_BYTES if is_cut else size, dtype=np.uint8)
+            memory, *others = (arena[i * size : (i + 1) * size] for i in range(len(arena) // size))
+            spare.extend(others)
         return np.frombuffer(_Lent(memory, spare), dtype=dtype, count=length)
 
 

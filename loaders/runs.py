@@ -3,16 +3,15 @@
 A row of a CSR matrix is a run of neighbouring elements; a chunked array cuts runs where chunks end.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cfgen_scale.types import IntArray
-from loaders.gather import copy_indices, copy_runs
+from loaders.gather import address_of, copy_indices_of_many, copy_runs, copy_runs_of_many, frozen
 
 
 @dataclass(frozen=True)
@@ -32,37 +31,55 @@ class Runs:
         np.cumsum(lengths, out=ends[1:])
         return Runs(begins, lengths, ends[:-1]), ends
 
-    def by_chunk(self, chunk: int) -> "Iterator[tuple[int, Runs]]":
-        """The runs cut where chunks of ``chunk`` elements end: each chunk with its parts, which count from
-        its beginning. Chunks ascend and occur once."""
+    def copy(self, source: NDArray[Any], out: NDArray[Any]) -> None:
+        """Copy the runs of ``source`` into ``out``, cast to its dtype."""
+        copy_runs(frozen(source), self.begins, self.lengths, self.targets, out)
+
+    def cut(self, chunk: int) -> "CutRuns":
+        """The runs cut where chunks of ``chunk`` elements end."""
         first = self.begins // chunk
         # An empty run has no last element, and no part.
         parts = np.where(self.lengths > 0, (self.begins + self.lengths - 1) // chunk - first + 1, 0)
         run = np.repeat(np.arange(len(parts)), parts)
-        of_chunk = first[run] + np.arange(len(run)) - np.repeat(np.cumsum(parts) - parts, parts)
-        order = np.argsort(of_chunk, kind="stable")
-        run, of_chunk = run[order], of_chunk[order]
-        begins = np.maximum(self.begins[run], of_chunk * chunk)
-        ends = np.minimum(self.begins[run] + self.lengths[run], (of_chunk + 1) * chunk)
+        chunks_of = first[run] + np.arange(len(run)) - np.repeat(np.cumsum(parts) - parts, parts)
+        begins = np.maximum(self.begins[run], chunks_of * chunk)
+        ends = np.minimum(self.begins[run] + self.lengths[run], (chunks_of + 1) * chunk)
         targets = self.targets[run] + begins - self.begins[run]
-        cut = Runs(begins - of_chunk * chunk, ends - begins, targets)
-        bounds = np.append(np.flatnonzero(np.diff(of_chunk, prepend=-1)), len(of_chunk)).tolist()
-        for start, stop in pairwise(bounds):
-            yield int(of_chunk[start]), cut._part(slice(start, stop))
+        chunks, of_chunk = np.unique(chunks_of, return_inverse=True)
+        return CutRuns(chunks, of_chunk, Runs(begins - chunks_of * chunk, ends - begins, targets))
 
-    def _part(self, at: slice) -> "Runs":
-        return Runs(self.begins[at], self.lengths[at], self.targets[at])
 
-    def copy(self, source: NDArray[Any], out: NDArray[Any], *, limit: int | None, what: str) -> None:
-        """Copy the runs of ``source`` (read-only) into ``out``.
+@dataclass(frozen=True)
+class CutRuns:
+    """Runs (m,) each of which lies in one chunk: run i in ``chunks[of_chunk[i]]``, from whose beginning it
+    counts. Chunks (k,) ascend and occur once."""
 
-        With a ``limit`` the elements are indices: raises ValueError, naming ``what`` they were read from,
-        if one is not in [0, limit).
+    chunks: IntArray
+    of_chunk: IntArray
+    runs: Runs
+
+    def copy(
+        self,
+        sources: Sequence[NDArray[Any]],
+        out: NDArray[Any],
+        *,
+        limit: int | None,
+        what: Callable[[int], str],
+    ) -> None:
+        """Copy the runs into ``out``, cast to its dtype; ``sources`` are the chunks (k), of one dtype.
+
+        With a ``limit`` the elements are indices: raises ValueError if one is not in [0, limit), naming
+        ``what`` its chunk is called.
         """
+        if not sources:
+            return
+        addresses = np.array([address_of(source) for source in sources], dtype=np.int64)
+        like = frozen(sources[0][:0])
+        runs = (self.of_chunk, self.runs.begins, self.runs.lengths, self.runs.targets)
         if limit is None:
-            copy_runs(source, self.begins, self.lengths, self.targets, out)
-        elif not copy_indices(source, self.begins, self.lengths, self.targets, out, limit):
+            copy_runs_of_many(addresses, like, *runs, out)
+        elif (wrong := copy_indices_of_many(addresses, like, *runs, out, limit)) >= 0:
             raise ValueError(
-                f"{what} is corrupt: it has an index that is none of {limit} genes. Write it again from "
-                f"where it came from."
+                f"{what(int(self.chunks[wrong]))} is corrupt: it has an index that is none of {limit} genes. "
+                f"Write it again from where it came from."
             )

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
-from loaders.gather import frozen
 from loaders.layout import index_dtype, narrowest_unsigned
 from loaders.permutation import key, permute
 from loaders.runs import Runs
@@ -97,7 +96,7 @@ class CellShuffle:
         runs, ends = Runs.of_rows(indptr.astype(np.int64), order)
         parts = [np.empty(ends[-1], dtype=self._dtypes[name]) for name in ("indices", "data")]
         for source, part in zip((indices, data), parts, strict=True):
-            runs.copy(frozen(source), part, limit=None, what="a bucket")
+            runs.copy(source, part)
         return parts[0], parts[1], ends
 
     def _write(self, bucket: int, name: str, values: NDArray[Any]) -> None:

@@ -6,7 +6,6 @@ numbers, while there is room. Queries ask for no order of the result: sorted one
 """
 
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -25,7 +24,7 @@ from loaders.runs import Runs
 from loaders.soma_errors import readable
 
 SLAB_CELLS = 2_048
-SLABS_AT_ONCE = 2  # claimed by one thread; neighbours among them are fetched by one query
+SLABS_AT_ONCE = 2  # that one thread has fetched before it lets others have their share
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class CountSlabs:
     def take(self, places: IntArray) -> csr_matrix:
         """Counts (m, G) of the wanted cells number ``places`` (m,), in the order asked for."""
         slab_of = self.slab_of(places)
-        slabs = self._slabs(np.unique(slab_of))
+        slabs = self._kept.get(np.unique(slab_of).tolist(), self._queried, at_once=SLABS_AT_ONCE)
         parts = [(slab, np.flatnonzero(slab_of == number)) for number, slab in slabs.items()]
         lengths = np.zeros(len(places) + 1, dtype=np.int64)
         for slab, at in parts:
@@ -77,38 +76,21 @@ class CountSlabs:
         indices, data = REUSED.empty(ends[-1], of_indices), REUSED.empty(ends[-1], self.dtype)
         for slab, at in parts:
             runs = Runs(slab.ends[places[at] - slab.first], lengths[at + 1], ends[at])
-            runs.copy(slab.indices, indices, limit=None, what=self._array.uri)
-            runs.copy(slab.data, data, limit=None, what=self._array.uri)
+            runs.copy(slab.indices, indices)
+            runs.copy(slab.data, data)
         counts = csr_matrix((data, indices, ends.astype(of_indices)), shape=(len(places), self._n_columns))
         counts.has_canonical_format = True
         return counts
 
-    def _slabs(self, wanted: IntArray) -> dict[int, Slab]:
-        """Slabs by number, ascending as ``wanted`` do; those of other threads' making are waited for last."""
-        found: dict[int, Slab] = {}
-        others: dict[int, Future[Slab]] = {}
-        for begin in range(0, len(wanted), SLABS_AT_ONCE):
-            claim = self._kept.claim(wanted[begin : begin + SLABS_AT_ONCE].tolist())
-            found |= claim.there
-            others |= claim.others
-            try:
-                for run in _runs(claim.mine):
-                    found |= self._query(run)
-            except BaseException as error:
-                self._kept.fail(claim.mine, error)
-                raise
-        found |= {slab: promised.result() for slab, promised in others.items()}
-        return {slab: found[slab] for slab in wanted.tolist()}
-
-    def _query(self, run: list[int]) -> dict[int, Slab]:
-        """Read neighbouring slabs, and deliver each."""
-        bounds = np.searchsorted(self._rows, np.append(run, run[-1] + 1) * SLAB_CELLS).tolist()
-        counts = self._read(bounds[0], bounds[-1])
-        slabs = {}
-        for slab, begin, end in zip(run, bounds[:-1], bounds[1:], strict=True):
-            slabs[slab] = _narrowed(counts[begin - bounds[0] : end - bounds[0]], first=begin)
-            self._kept.deliver(slab, slabs[slab])
-        return slabs
+    def _queried(self, slabs: list[int]) -> dict[int, Slab]:
+        """Slabs by number, neighbours by one query."""
+        made = {}
+        for run in _runs(slabs):
+            bounds = np.searchsorted(self._rows, np.append(run, run[-1] + 1) * SLAB_CELLS).tolist()
+            counts = self._read(bounds[0], bounds[-1])
+            for slab, begin, end in zip(run, bounds[:-1], bounds[1:], strict=True):
+                made[slab] = _narrowed(counts[begin - bounds[0] : end - bounds[0]], first=begin)
+        return made
 
     def _read(self, begin: int, end: int) -> csr_matrix:
         """Counts of the wanted cells ``begin`` .. ``end``: a range of rows, no constraint on columns."""

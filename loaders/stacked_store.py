@@ -10,7 +10,6 @@ from pandas.api.types import union_categoricals
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray, SchemaError
-from loaders.gather import frozen
 from loaders.layout import index_dtype
 from loaders.reused_memory import REUSED
 from loaders.runs import Runs
@@ -102,8 +101,8 @@ def _interleaved(parts: list[csr_matrix], places: list[IntArray]) -> csr_matrix:
     data = REUSED.empty(ends[-1], np.result_type(*(part.dtype for part in parts)))
     for part, at in zip(parts, places, strict=True):
         runs = Runs(part.indptr[:-1].astype(np.int64), lengths[at + 1], ends[at])
-        runs.copy(frozen(part.indices), indices, limit=None, what="a store")
-        runs.copy(frozen(part.data), data, limit=None, what="a store")
+        runs.copy(part.indices, indices)
+        runs.copy(part.data, data)
     counts = csr_matrix((data, indices, ends.astype(of_indices)), shape=(len(ends) - 1, n_columns))
     counts.has_canonical_format = all(part.has_canonical_format for part in parts)
     return counts

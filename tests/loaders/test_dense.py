@@ -6,7 +6,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import CellBatch
-from loaders.dense import DenseBatches, DenseRing, fill_dense
+from loaders.dense import LEAST_PAST_CACHES, DenseBatches, DenseRing, fill_dense
 from loaders.prepared import Prepared
 from loaders.stream import CellStream
 
@@ -34,6 +34,14 @@ def test_dense_is_what_scipy_makes_whatever_was_there_before(data: Any, indices:
     out = np.full((30, 200), np.nan, dtype=np.float32)
     fill_dense(some_counts(data=data, indices=indices), out)
     np.testing.assert_array_equal(out, some_counts().toarray())
+
+
+def test_a_batch_that_is_written_past_the_caches() -> None:
+    counts = some_counts(n_cells=130, n_genes=LEAST_PAST_CACHES // 4 // 128 - 1)
+    out = np.full(counts.shape, np.nan, dtype=np.float32)
+    assert out.nbytes > LEAST_PAST_CACHES
+    fill_dense(counts, out)
+    np.testing.assert_array_equal(out, counts.toarray())
 
 
 def test_row_pointers_of_64_bits() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from loaders.reused_memory import LEAST_BYTES, MOST_SPARE, ReusedMemory, rounded
+from loaders.reused_memory import ARENA_BELOW, ARENA_BYTES, LEAST_BYTES, MOST_SPARE, ReusedMemory, rounded
 
 N = LEAST_BYTES
 
@@ -48,15 +48,24 @@ def test_whatever_refers_to_the_array_keeps_its_memory(keep) -> None:  # type: i
     assert address(memory.empty(N, np.int32)) != place
     del kept
     gc.collect()
-    assert place in {address(a) for a in [memory.empty(N, np.int32) for _ in range(3)]}
+    assert address(memory.empty(N, np.int32)) == place
 
 
 def test_small_arrays_are_those_of_numpy_and_few_blocks_are_kept() -> None:
     memory = ReusedMemory()
     assert memory.empty(10, np.float32).base is None
-    arrays = [memory.empty(N, np.uint8) for _ in range(MOST_SPARE + 5)]
+    arrays = [memory.empty(ARENA_BELOW, np.uint8) for _ in range(MOST_SPARE + 5)]
     del arrays
     assert [len(spare) for spare in memory._spare.values()] == [MOST_SPARE]
+
+
+def test_what_is_cut_from_an_arena_does_not_overlap() -> None:
+    memory = ReusedMemory()
+    arrays = [memory.empty(N + 1, np.uint8) for _ in range(ARENA_BYTES // N + 5)]
+    places = np.sort([address(array) for array in arrays])
+    assert np.diff(places).min() >= N + 1
+    del arrays
+    assert sum(len(spare) for spare in memory._spare.values()) >= len(places)
 
 
 @pytest.mark.parametrize("n_bytes", [2**20, 2**20 + 1, 3 * 2**20 - 1, 10**9])

@@ -21,13 +21,12 @@ def test_runs_cut_at_chunks_put_the_rows_together_again(chunk: int) -> None:
     rows = [5, 1, 2, 6, 2, 0, 4]
     runs, ends = rows_of(lengths, rows)
     out = np.full(ends[-1], -1, dtype=np.int64)
-    chunks = []
-    for index, parts in runs.by_chunk(chunk):
-        chunks.append(index)
-        piece = frozen(source[index * chunk : (index + 1) * chunk])
-        assert (parts.begins + parts.lengths <= len(piece)).all()
-        parts.copy(piece, out, limit=None, what="a test")
-    assert chunks == sorted(set(chunks))
+    cut = runs.cut(chunk)
+    assert cut.chunks.tolist() == sorted(set(cut.chunks.tolist()))
+    pieces = [frozen(source[index * chunk : (index + 1) * chunk]) for index in cut.chunks]
+    of_run = np.array([len(pieces[i]) for i in cut.of_chunk])
+    assert (cut.runs.begins + cut.runs.lengths <= of_run).all()
+    cut.copy(pieces, out, limit=None, what=str)
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     expected = np.concatenate([source[indptr[r] : indptr[r + 1]] for r in rows])
     np.testing.assert_array_equal(out, expected)
@@ -36,7 +35,9 @@ def test_runs_cut_at_chunks_put_the_rows_together_again(chunk: int) -> None:
 def test_no_rows_are_no_runs() -> None:
     runs, ends = rows_of([4, 4], [])
     assert ends.tolist() == [0]
-    assert list(runs.by_chunk(3)) == []
+    cut = runs.cut(3)
+    assert len(cut.chunks) == 0
+    cut.copy([], np.empty(0, dtype=np.int32), limit=None, what=str)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint16])
@@ -45,11 +46,12 @@ def test_an_index_that_is_no_gene_is_refused(dtype: type, wrong: int) -> None:
     indices = np.arange(20).astype(dtype)
     runs, ends = rows_of([8, 12], [1, 0])
     out = np.empty(ends[-1], dtype=np.int32)
-    runs.copy(frozen(indices), out, limit=20, what="the file")
+    chunks = [frozen(indices[:10]), frozen(indices[10:])]
+    runs.cut(10).copy(chunks, out, limit=20, what=lambda chunk: f"chunk {chunk}")
     np.testing.assert_array_equal(out, np.roll(np.arange(20), 12))
     indices[11] = np.array(wrong).astype(dtype)
-    with pytest.raises(ValueError, match="the file is corrupt: it has an index that is none of 20 genes"):
-        runs.copy(frozen(indices), out, limit=20, what="the file")
+    with pytest.raises(ValueError, match="chunk 1 is corrupt: it has an index that is none of 20 genes"):
+        runs.cut(10).copy(chunks, out, limit=20, what=lambda chunk: f"chunk {chunk}")
 
 
 def test_rows_that_fall_or_repeat_are_told() -> None:
