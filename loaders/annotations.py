@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
@@ -154,8 +154,8 @@ class AnnotatedStore:
     def obs_names(self, start: int, stop: int) -> NDArray[Any]:
         return self._store.obs_names(start, stop)
 
-    def read(self, rows: IntArray) -> csr_matrix:
-        return self._store.read(rows)
+    def read(self, rows: IntArray, *, dtype: DTypeLike | None = None) -> csr_matrix:
+        return self._store.read(rows, dtype=dtype)
 
     def slab_of(self, rows: IntArray) -> IntArray:
         return self._store.slab_of(rows)

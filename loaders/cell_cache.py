@@ -40,7 +40,7 @@ class Filled:
 
 
 class CellCache:
-    """A copy of ``blocks`` of cells in ``folder``, filled by ``read`` (rows -> CSR) where it has to be.
+    """A copy of ``blocks`` of cells in ``folder``, filled by ``read`` (rows, dtype) where it has to be.
 
     largest_count  bounds every count
     non_zeros      gives those (n,) int64 of each cell, which ``read`` must find, and
@@ -53,7 +53,7 @@ class CellCache:
         self,
         folder: Path,
         *,
-        read: Callable[[IntArray], csr_matrix],
+        read: Callable[[IntArray, DTypeLike], csr_matrix],
         blocks: Blocks,
         features: tuple[str, ...],
         non_zeros: Callable[[], IntArray],
@@ -98,15 +98,11 @@ class CellCache:
 
     def _filled(self, blocks: list[int]) -> dict[int, Filled]:
         """Copy those of ``blocks`` that no other thread has copied by now."""
-        lacking = [block for block in blocks if not self._marks[block]]
-        if lacking:
-            bounds = [(int(self._blocks.begins[b]), int(self._blocks.begins[b + 1])) for b in lacking]
-            counts = self._read(np.concatenate([np.arange(*bound) for bound in bounds]))
-            first = 0
-            for block, (begin, end) in zip(lacking, bounds, strict=True):
-                self._write(begin, counts[first : first + end - begin])
+        for block in blocks:
+            if not self._marks[block]:
+                begin, end = self._blocks.begins[block : block + 2].tolist()
+                self._write(begin, self._read(np.arange(begin, end), self._data.array.dtype))
                 self._marks[block] = 1
-                first += end - begin
         return {block: Filled() for block in blocks}
 
     def _write(self, begin: int, counts: csr_matrix) -> None:

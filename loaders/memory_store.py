@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy import sparse
 from scipy.sparse import csr_matrix
 
@@ -49,8 +49,9 @@ class MemoryStore:
     def obs_names(self, start: int, stop: int) -> NDArray[Any]:
         return np.asarray(self._obs.index[start:stop], dtype=object)
 
-    def read(self, rows: IntArray) -> csr_matrix:
-        return self._counts[rows]
+    def read(self, rows: IntArray, *, dtype: DTypeLike | None = None) -> csr_matrix:
+        counts = self._counts[rows]
+        return counts if dtype is None else counts.astype(dtype, copy=False)
 
     def slab_of(self, rows: IntArray) -> IntArray:
         return rows

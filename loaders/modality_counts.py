@@ -12,7 +12,6 @@ from numpy.typing import DTypeLike
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray, Modality
-from loaders.anndata_store import AnnDataStore
 from loaders.cell_cache import CellCache
 from loaders.manifest import open_counts
 from loaders.scan import column_lookup, select_columns
@@ -53,10 +52,7 @@ class ModalityCounts:
         """Counts (m, G) of ``rows`` (m,) of the atlas, in that order, as stored or as ``dtype``."""
         if self.cache is not None:
             return self.cache.read(rows, dtype=dtype)
-        if isinstance(self.store, AnnDataStore):
-            return self.store.read(rows, dtype=dtype)
-        counts = self._read_in_place(rows)
-        return counts if dtype is None else counts.astype(dtype, copy=False)
+        return self._read_stored(rows, dtype)
 
     def places(self, rows: IntArray) -> IntArray:
         """Rows of the store of counts."""
@@ -80,7 +76,7 @@ class ModalityCounts:
         non_zeros: Any = self._index["non_zeros"]
         self.cache = CellCache(
             folder,
-            read=self._read_in_place,
+            read=self._read_stored,
             blocks=Blocks.of(self.block_of(everything, LEAST_CACHED)),
             features=self.modality.features,
             non_zeros=lambda: np.asarray(non_zeros[...], dtype=np.int64),
@@ -88,6 +84,6 @@ class ModalityCounts:
             obs=obs,
         )
 
-    def _read_in_place(self, rows: IntArray) -> csr_matrix:
-        counts = self.store.read(self.places(rows))
+    def _read_stored(self, rows: IntArray, dtype: DTypeLike | None) -> csr_matrix:
+        counts = self.store.read(self.places(rows), dtype=dtype)
         return select_columns(counts, self._lookup, len(self.modality.features))

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
@@ -28,7 +28,7 @@ from loaders.soma_slabs import SLAB_CELLS, CountSlabs
 from loaders.store import CellStore, categorical, pick_layer, require_column
 
 DEFAULT_MEASUREMENT = "RNA"
-BUFFER_BYTES = 32 * 2**20  # of a column of a query's result; TileDB-SOMA would reserve 1 GiB
+BUFFER_BYTES = 20 * 2**20  # of a column of a result; the allocator keeps memory of less than 32 MiB
 TILES_BYTES = 512 * 2**20  # of tiles, compressed and decoded, within TileDB; by itself it takes 2 GB more
 KEPT_BYTES = 2**30  # of decoded cells
 KEPT_BYTES_OF_COUNT = 6  # index and value of a decoded count, about
@@ -106,12 +106,12 @@ class SomaStore:
         self.features: tuple[str, ...] = names
         _require_within(counts, self._joinids, columns, uri)
         self._slabs = CountSlabs(counts, self._joinids, columns, budget_bytes=KEPT_BYTES)
-        cells = max(int(counts.shape[0]), 1)
-        self.kept_cells = KEPT_BYTES * cells // (KEPT_BYTES_OF_COUNT * max(int(counts.nnz), 1))
+        cells, stored_values = max(int(counts.shape[0]), 1), _stored_values(counts)
+        self.kept_cells = KEPT_BYTES * cells // (KEPT_BYTES_OF_COUNT * max(stored_values, 1))
         self._identity = {
             "cells": self.n_cells,
             "features": len(names),
-            "stored_values": int(counts.nnz),
+            "stored_values": stored_values,
             "matrix": list(counts.shape),
             "names": digest_of_names(names),
             "measurement": measurement,
@@ -133,8 +133,8 @@ class SomaStore:
             return self._joinids[start:stop].astype(str).astype(object)
         return self._annotations(self._cell_names, self._joinids[start:stop]).to_numpy(dtype=object)
 
-    def read(self, rows: IntArray) -> csr_matrix:
-        return self._slabs.take(rows)
+    def read(self, rows: IntArray, *, dtype: DTypeLike | None = None) -> csr_matrix:
+        return self._slabs.take(rows, dtype=dtype)
 
     def slab_of(self, rows: IntArray) -> IntArray:
         return self._slabs.slab_of(rows)
@@ -144,6 +144,15 @@ class SomaStore:
 
     def _annotations(self, column: str, joinids: IntArray) -> pd.Series:
         return annotations(self._obs, column, joinids, value_filter=self._obs_filter)
+
+
+def _stored_values(counts: Any) -> int:
+    """How many values are stored, those counted twice that a later write replaced.
+
+    What TileDB-SOMA's own exports go by; ``nnz`` may read the matrix to tell, 4 s for 200 million values.
+    """
+    by_fragments: int | None = counts._handle.fragment_cell_count()
+    return int(counts.nnz if by_fragments is None else by_fragments)
 
 
 def _context() -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from pandas.api.types import union_categoricals
 from scipy.sparse import csr_matrix
 
@@ -55,16 +55,16 @@ class StackedStore:
         ]
         return np.concatenate([np.empty(0, dtype=object), *parts])
 
-    def read(self, rows: IntArray) -> csr_matrix:
+    def read(self, rows: IntArray, *, dtype: DTypeLike | None = None) -> csr_matrix:
         of_row = np.searchsorted(self._begins, rows, side="right") - 1
         places = [np.flatnonzero(of_row == i) for i in range(len(self.stores))]
-        parts = [self._read_part(i, rows[at]) for i, at in enumerate(places) if len(at)]
+        parts = [self._read_part(i, rows[at], dtype) for i, at in enumerate(places) if len(at)]
         if len(parts) < 2:
-            return parts[0] if parts else self._read_part(0, rows)
+            return parts[0] if parts else self._read_part(0, rows, dtype)
         return _interleaved(parts, [at for at in places if len(at)])
 
-    def _read_part(self, i: int, rows: IntArray) -> csr_matrix:
-        counts = self.stores[i].read(rows - self._begins[i])
+    def _read_part(self, i: int, rows: IntArray, dtype: DTypeLike | None) -> csr_matrix:
+        counts = self.stores[i].read(rows - self._begins[i], dtype=dtype)
         columns = self._columns[i]
         if columns is None:
             return counts

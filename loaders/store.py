@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
@@ -55,9 +55,9 @@ class CellStore(Protocol):
         """Names of cells start .. stop, an array of str objects."""
         ...
 
-    def read(self, rows: IntArray) -> csr_matrix:
-        """Counts of ``rows`` (m,), each at most once, in the order asked for: CSR (m, G), indices sorted,
-        dtype as stored."""
+    def read(self, rows: IntArray, *, dtype: DTypeLike | None = None) -> csr_matrix:
+        """Counts of ``rows`` (m,), each at most once, in the order asked for: CSR (m, G), indices sorted, in
+        the dtype in which they are stored or in ``dtype``, which must hold them."""
         ...
 
     def slab_of(self, rows: IntArray) -> IntArray:

@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
@@ -59,9 +59,9 @@ class TenxH5Store(WithoutAnnotations):
     def obs_names(self, start: int, stop: int) -> NDArray[Any]:
         return np.array([barcode.decode() for barcode in self._barcodes[start:stop]], dtype=object)
 
-    def read(self, rows: IntArray) -> csr_matrix:
+    def read(self, rows: IntArray, *, dtype: DTypeLike | None = None) -> csr_matrix:
         """As `CellStore.read`. Raises OSError or ValueError naming the part that cannot be read."""
-        return select_columns(self._counts.read(rows), self._lookup, len(self._genes.names))
+        return select_columns(self._counts.read(rows, dtype=dtype), self._lookup, len(self._genes.names))
 
     def slab_of(self, rows: IntArray) -> IntArray:
         return self._counts.slab_of(rows)

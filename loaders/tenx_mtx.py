@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.io import mminfo, mmread
 from scipy.sparse import csr_matrix
 
@@ -65,9 +65,10 @@ class TenxMtxStore(WithoutAnnotations):
     def obs_names(self, start: int, stop: int) -> NDArray[Any]:
         return np.array(self._barcodes[start:stop], dtype=object)
 
-    def read(self, rows: IntArray) -> csr_matrix:
+    def read(self, rows: IntArray, *, dtype: DTypeLike | None = None) -> csr_matrix:
         """As `CellStore.read`. Raises ValueError if the file was cut off, or is not what its header says."""
-        return _LATEST.of(self)[rows]
+        counts = _LATEST.of(self)[rows]
+        return counts if dtype is None else counts.astype(dtype, copy=False)
 
     def slab_of(self, rows: IntArray) -> IntArray:
         return np.zeros(len(rows), dtype=np.int64)

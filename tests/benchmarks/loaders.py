@@ -183,6 +183,20 @@ def main() -> None:
                 rounds[loader.name][cores].append(found)
                 rate = found["warm"]["cells_per_second"]
                 print(f"  round {number + 1}, {cores} cores, {loader.name}: {rate:,.0f} cells/s", flush=True)
+        # After every round: what was measured is not lost with a run that is stopped.
+        report = summary(options, before, chosen, stores, settings, rounds)
+    print(report)
+
+
+def summary(
+    options: argparse.Namespace,
+    before: dict[str, Any],
+    chosen: list[Loader],
+    stores: dict[str, dict[str, Any]],
+    settings: dict[str, int],
+    rounds: dict[str, dict[int, list[Any]]],
+) -> str:
+    """The tables of the rounds there are; everything that was measured goes to --out."""
     results = {name: {cores: medians(r) for cores, r in by.items()} for name, by in rounds.items()}
     nnz = int(zarr.open_group(options.root / ATLAS, mode="r")["X/data"].shape[0])
     document = {
@@ -196,12 +210,9 @@ def main() -> None:
     }
     out = options.out or options.root / "loaders-results.json"
     out.write_text(json.dumps(document, indent=1))
-    print(f"\n{options.cells:,} cells, {nnz:,} non-zeros; {before}\n{document['settings']}\n")
-    print(
-        "\n".join(
-            [*stores_table(stores, nnz), "", *loaders_table(chosen, results), "", LEGEND, "", f"all: {out}"]
-        )
-    )
+    head = f"\n{options.cells:,} cells, {nnz:,} non-zeros; {before}\n{document['settings']}\n"
+    tables = [*stores_table(stores, nnz), "", *loaders_table(chosen, results), "", LEGEND]
+    return "\n".join([head, *tables, "", f"all: {out}"])
 
 
 if __name__ == "__main__":

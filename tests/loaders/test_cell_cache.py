@@ -41,7 +41,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     def of(prepared: Prepared) -> list[np.ndarray]:
         reads: list[np.ndarray] = []
         read = prepared._store.read
-        monkeypatch.setattr(prepared._store, "read", lambda rows: reads.append(rows) or read(rows))
+        monkeypatch.setattr(
+            prepared._store, "read", lambda rows, **how: reads.append(rows) or read(rows, **how)
+        )
         return reads
 
     return of
@@ -192,6 +194,6 @@ def test_a_source_that_gives_other_counts_than_it_was_prepared_with_is_told(
     _, path = in_place
     prepared = Prepared.open(path, cache=tmp_path)
     read = prepared._store.read
-    monkeypatch.setattr(prepared._store, "read", lambda rows: read(rows[::-1]))
+    monkeypatch.setattr(prepared._store, "read", lambda rows, **how: read(rows[::-1], **how))
     with pytest.raises(ValueError, match="other genes than when the atlas was prepared"):
         prepared.read(np.arange(100))

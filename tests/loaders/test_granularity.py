@@ -74,7 +74,7 @@ def test_a_chunk_is_decoded_once_an_epoch(tmp_path: Path, monkeypatch: pytest.Mo
     decoded: list[int] = []
     files = prepared._store.stores[0]._csr.data._files
     read = files.read
-    monkeypatch.setattr(files, "read", lambda at, memory: decoded.append(at) or read(at, memory))
+    monkeypatch.setattr(files, "read", lambda at, n: decoded.extend(range(at, at + n)) or read(at, n))
     stream = CellStream(prepared, split="all", batch_cells=64, epochs=1)
     np.testing.assert_array_equal(np.sort(np.concatenate([b.rows for b in stream])), np.arange(12_000))
     n_chunks = -(-atlas.X.nnz // 2_000)

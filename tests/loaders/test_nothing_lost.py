@@ -71,7 +71,7 @@ DAMAGES: list[tuple[str, str, Damage, str]] = [
     ("packed_zstd", "X/data/c/0", Path.unlink, r"X/data/c/0 is missing"),
     ("soma", "a0.tdb", cut, r"X/counts cannot be read: .*Read exceeds file size.*a0.tdb.*copy the exp"),
     ("soma", "a0.tdb", spoil, r"X/counts cannot be read: .*decompression.*copy the experiment again"),
-    ("soma", "d1.tdb", Path.unlink, r"soma cannot be read: .*d1.tdb'; No such file"),
+    ("soma", "d1.tdb", Path.unlink, r"soma\S* cannot be read: .*d1.tdb'; No such file"),
     ("soma", "__fragment_metadata.tdb", cut, r"cannot be read: .*__fragment_metadata.tdb"),
 ]
 
