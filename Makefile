@@ -12,7 +12,7 @@ LOCK := infra/requirements.lock
 PYTHON ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null \
 	|| { p="$$(pyenv prefix 3.12 2>/dev/null)/bin/python"; [ -x "$$p" ] && echo "$$p"; })
 
-.PHONY: setup demo test test-all lint format bench bench-peers bench-loaders lock clean
+.PHONY: setup demo test test-all lint format bench bench-peers bench-loaders bench-training bench-scaling trials lock clean
 
 setup: $(VENV)/.complete
 
@@ -42,7 +42,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: bench-loaders
+bench: bench-loaders bench-training bench-scaling
 	$(BIN)/python -m tests.benchmarks.pbmc3k
 
 # About 5 GB of disk under BENCH_ROOT; BENCH_CELLS=10000 for a first look.
@@ -51,6 +51,17 @@ BENCH_ROOT ?= runs/loaders-$(BENCH_CELLS)
 
 bench-loaders: bench-peers
 	$(BIN)/python -m tests.benchmarks.loaders --root $(BENCH_ROOT) --cells $(BENCH_CELLS) --cores 1 2
+
+bench-training: setup
+	$(BIN)/python -m tests.benchmarks.training --root runs/training
+
+bench-scaling: setup
+	$(BIN)/python -m tests.benchmarks.scaling
+	$(BIN)/cfgen-scale plan --measure --genes 5000
+
+# Training killed at random moments, 20 times in one process and 3 times in two Ray workers.
+trials: demo
+	$(BIN)/python -m tests.faults.kill_trials --data demo/prepared --out runs/trials
 
 # Beside what the lock pins, which stays as it is.
 bench-peers: setup

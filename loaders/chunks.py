@@ -18,6 +18,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from loaders.blosc_runs import DECOMPRESS, decode_blosc
 from loaders.mapped import chunk_path, is_local
 from loaders.reused_memory import REUSED
 
@@ -67,41 +68,56 @@ class ChunkFiles:
             return _of_version_2(array, document)
         return _of_version_3(array, document["codecs"])
 
-    def read(self, first: int, count: int = 1) -> Iterator[NDArray[Any]]:
-        """The elements of ``count`` neighbouring chunks, one after the other, in memory that is used again
-        when they are gone; those of a shard that lie together are read by one call.
+    def read(self, first: int, count: int = 1) -> list[NDArray[Any]]:
+        """The elements of ``count`` neighbouring chunks, in memory that is used again when they are gone;
+        those of a shard that lie together are read by one call.
 
         Raises OSError or ValueError, naming the file, if it is missing or cut off or the chunk is corrupt.
         """
+        values: list[NDArray[Any]] = []
         while count:
             shard, place = divmod(first, self._per_shard)
             here = min(count, self._per_shard - place)
             path = self._path(shard)
             with _naming(path, place), _opened(path) as file:
                 stored = self._stored(file, shard, place, here)
-            for i, of_chunk in enumerate(stored):
-                with _naming(path, place + i):
-                    values = self._values(of_chunk)
-                yield values
+            values += self._values(path, place, stored)
             first, count = first + here, count - here
-
-    def _values(self, stored: bytes | None) -> NDArray[Any]:
-        memory = REUSED.empty(self.size, np.uint8)
-        values = memory.view(self._dtype)
-        if stored is None:
-            values.fill(self._array.fill_value)
-            return values
-        self._decode(stored, memory)
-        if self._gaps:
-            np.add.accumulate(values, dtype=self._dtype, out=values)
         return values
 
-    def _decode(self, stored: Any, memory: NDArray[np.uint8]) -> None:
+    def _values(self, path: str, place: int, stored: list[bytes | None]) -> list[NDArray[Any]]:
+        """The elements of neighbouring chunks of which these bytes are stored."""
+        memory = [REUSED.empty(self.size, np.uint8) for _ in stored]
+        values = [of_chunk.view(self._dtype) for of_chunk in memory]
+        blosc: dict[int, bytes] = {}
+        for i, of_chunk in enumerate(stored):
+            if of_chunk is None:
+                values[i].fill(self._array.fill_value)
+                continue
+            with _naming(path, place + i):
+                left = self._decode(of_chunk, memory[i])
+            if left is not None:
+                blosc[i] = left
+        if blosc and (wrong := decode_blosc(list(blosc.values()), [memory[i] for i in blosc])) >= 0:
+            i = list(blosc)[wrong]
+            with _naming(path, place + i):
+                raise ValueError(f"it is no Blosc chunk of {self.size} bytes")
+        if self._gaps:
+            for i in (i for i, of_chunk in enumerate(stored) if of_chunk is not None):
+                np.add.accumulate(values[i], dtype=self._dtype, out=values[i])
+        return values
+
+    def _decode(self, stored: Any, memory: NDArray[np.uint8]) -> bytes | None:
+        """Decode into ``memory``; returns what `decode_blosc` must still decode, many chunks at a time."""
         for decode in self._decoders:
+            if decode is _unblosc and decode is self._decoders[-1] and DECOMPRESS is not None:
+                left: bytes = stored
+                return left
             stored = decode(stored, memory)
         if stored is not memory:
             _require_size(len(stored), memory)
             memory[:] = np.frombuffer(stored, dtype=np.uint8)
+        return None
 
     def _path(self, shard: int) -> str:
         """Kept: to put a path together takes longer than to open the file."""

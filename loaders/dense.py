@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import CellBatch, IntArray
+from loaders.past_caches import write_past_caches
 from loaders.stream import CellStream
-from loaders.streaming_stores import write_past_caches
 
 LEAST_PAST_CACHES = 2**23  # bytes of a batch; a smaller one may be read before it leaves the caches
 

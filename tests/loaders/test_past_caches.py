@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from loaders.streaming_stores import write_past_caches
+from loaders.past_caches import write_past_caches
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 16, 1000, 1003])
