@@ -21,6 +21,7 @@ from loaders.runs import Runs
 CACHE_BYTES = 512 * 2**20
 FETCHED_AT_ONCE = 64  # chunks that one thread has fetched before it lets others have their share
 DECODED_AT_ONCE = 8  # the same of chunks that are decoded here
+TOGETHER_BYTES = 128 * 2**20  # of decoded chunks that one thread holds at a time, kept or not
 UNCHUNKED_BLOCK = 65_536
 
 type Block = NDArray[Any]  # a decoded chunk, read-only
@@ -40,16 +41,17 @@ class BlockArray:
         self.dtype = np.dtype(array.dtype).newbyteorder("=")
         self._name = name
         self._uri = uri
-        self._key = f"{uri}/{name}"
+        self._key = f"{uri}{array.name}"
         self._cache = cache
         self._files = ChunkFiles.of(array)
         self.block = int(array.chunks[0]) if array.chunks else UNCHUNKED_BLOCK
+        block_bytes = self.block * self.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
+        self._together = max(TOGETHER_BYTES // max(block_bytes, 1), 1)
 
     def gather(self, runs: Runs, out: NDArray[Any], *, limit: int | None = None) -> None:
         """Copy runs of elements into ``out``, cast to its dtype; with a ``limit``, see `CutRuns.copy`."""
-        cut = runs.cut(self.block)
-        blocks = self._blocks(cut.chunks)
-        cut.copy(blocks, out, limit=limit, what=lambda block: f"chunk {block} of {self._name} of {self._uri}")
+        for cut in runs.cut(self.block).groups(self._together):
+            cut.copy(self._blocks(cut.chunks), out, limit=limit, what=self._called)
 
     def take(self, places: IntArray) -> NDArray[Any]:
         """Elements at ``places`` (m,), which must ascend."""
@@ -57,10 +59,17 @@ class BlockArray:
         of_place = places // self.block
         firsts = np.flatnonzero(np.diff(of_place, prepend=-1))
         ends = np.append(firsts, len(places))[1:]
-        blocks = of_place[firsts]
-        for block, values, lo, hi in zip(blocks, self._blocks(blocks), firsts, ends, strict=True):
-            np.take(values, places[lo:hi] - block * self.block, axis=0, out=out[lo:hi])
+        for begin in range(0, len(firsts), self._together):
+            group = slice(begin, begin + self._together)
+            blocks = of_place[firsts[group]]
+            for block, values, lo, hi in zip(
+                blocks, self._blocks(blocks), firsts[group], ends[group], strict=True
+            ):
+                np.take(values, places[lo:hi] - block * self.block, axis=0, out=out[lo:hi])
         return out
+
+    def _called(self, block: int) -> str:
+        return f"chunk {block} of {self._name} of {self._uri}"
 
     def _blocks(self, blocks: IntArray) -> list[Block]:
         """The elements of ``blocks`` (k,), which ascend."""

@@ -1,9 +1,9 @@
 """Blosc chunks decoded many at a time, without coming back to the interpreter between them.
 
 Threads that decode chunks of some 100 microseconds, and need the interpreter's lock after each, wait for one
-another: a store of such chunks was read at 240,000 cells a second instead of 180,000. The decoder is c-blosc as
-numcodecs brings it along: its C interface is called at its address. A build of numcodecs that hides it is no
-error; chunks are then decoded one by one.
+another: a store of such chunks was read at 240,000 cells a second instead of 180,000. The decoder is c-blosc
+as numcodecs brings it along: its C interface is called at its address. A build of numcodecs that hides it is
+no error; chunks are then decoded one by one.
 """
 
 import ctypes

@@ -9,9 +9,11 @@ The directory must be of a local disk: its files are mapped into memory. Several
 fill it together: whoever writes a block writes the same bytes, and marks it behind them.
 """
 
+import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ BLOCKS_AT_ONCE = 2  # filled by one thread before it looks for others
 class Filled:
     """That a block is in the copy: nothing is kept of it in memory."""
 
-    nbytes = 0
+    nbytes = 1  # more than the budget
 
 
 class CellCache:
@@ -63,17 +65,18 @@ class CellCache:
         self._folder = folder
         self._read = read
         self._blocks = blocks
-        if _is_stale(folder):
-            shutil.rmtree(folder)
-        if not folder.exists():
-            ends = np.append(0, np.cumsum(non_zeros()))
-            _create(folder, blocks, features, ends, largest_count, obs())
-        self._marks = np.memmap(folder / MARKS, dtype=np.uint8, mode="r+")
         self._filling: Kept[int, Filled] = Kept(budget_bytes=0)
-        self._is_whole = (folder / CELLS).exists()
-        self._copy: AnnDataStore = open_zarr(
-            str(folder / (CELLS if self._is_whole else PARTIAL)), is_canonical=True
-        )
+        with _alone(folder):
+            if _is_stale(folder):
+                shutil.rmtree(folder)
+            if not folder.exists():
+                ends = np.append(0, np.cumsum(non_zeros()))
+                _create(folder, blocks, features, ends, largest_count, obs())
+            self._marks = np.memmap(folder / MARKS, dtype=np.uint8, mode="r+")
+            self._is_whole = (folder / CELLS).exists()
+            self._copy: AnnDataStore = open_zarr(
+                str(folder / (CELLS if self._is_whole else PARTIAL)), is_canonical=True
+            )
         self._ends = self._copy.row_pointers
         if not self._is_whole:
             self._data, self._indices = _raw_files(folder / PARTIAL)
@@ -138,12 +141,22 @@ class CellCache:
         try:
             for files in (self._data, self._indices):
                 files.sync()
-            os.rename(self._folder / PARTIAL, self._folder / CELLS)
+            with _alone(self._folder):
+                os.rename(self._folder / PARTIAL, self._folder / CELLS)
         except FileNotFoundError:
             # Another thread or process has seen the last mark too.
             if not (self._folder / CELLS).exists():
                 raise
         self._is_whole = True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for other processes that open or complete the copy in ``folder``, and keep them waiting."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _create(

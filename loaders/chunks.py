@@ -176,8 +176,12 @@ def _naming(path: str, place: int) -> Iterator[None]:
 def _piece(file: int, begin: int, length: int) -> bytes:
     """Bytes of a file. Raises ValueError where there are fewer."""
     piece = os.pread(file, length, begin)
-    if len(piece) != length:
-        raise ValueError("the file ends within it")
+    while len(piece) < length:
+        # One call reads 2 GiB at most.
+        more = os.pread(file, length - len(piece), begin + len(piece))
+        if not more:
+            raise ValueError("the file ends within it")
+        piece += more
     return piece
 
 
@@ -238,7 +242,10 @@ def _decoder(name: str) -> Decoder | None:
 
 
 def _unblosc(stored: bytes, memory: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    _require_size(int.from_bytes(stored[4:8], "little"), memory)  # of its header
+    # The decoder believes the header, which must not send it past the end.
+    _require_size(int.from_bytes(stored[4:8], "little"), memory)
+    if int.from_bytes(stored[12:16], "little") != len(stored):
+        raise ValueError("it is not as long as it says")
     numcodecs.blosc.decompress(stored, memory)
     return memory
 

@@ -52,6 +52,7 @@ class PreparedCounts:
             "in_place": self.copy is None,
             "features_removed": len(self.store.features) - len(self.columns),
             "largest_count": self.genes.largest_count,
+            "stored_zeros": self.genes.stored_zeros and self.copy is None,
             **({"copy": self.copy.identity()} if self.copy else {}),
         }
 

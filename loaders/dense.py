@@ -13,16 +13,14 @@ by threads of numba: its default kind ends the process when two threads call it 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import CellBatch, IntArray
-from loaders.past_caches import write_past_caches
+from loaders.past_caches import fill_rows
 from loaders.stream import CellStream
 
 LEAST_PAST_CACHES = 2**23  # bytes of a batch; a smaller one may be read before it leaves the caches
@@ -87,9 +85,10 @@ def fill_dense(counts: csr_matrix, out: NDArray[np.float32]) -> None:
     Raises ValueError, naming the row, if an index does not belong to a feature.
     """
     assert out.shape == counts.shape
+    assert out.dtype == np.float32
     row = np.zeros(counts.shape[1], dtype=np.float32)
     past_caches = out.nbytes >= LEAST_PAST_CACHES and out.flags.c_contiguous
-    bad_row = _fill_rows(counts.indptr, counts.indices, counts.data, out, row, past_caches)
+    bad_row = fill_rows(counts.indptr, counts.indices, counts.data, out, row, past_caches)
     if bad_row >= 0:
         raise ValueError(
             f"the counts of row {bad_row} of a batch have a feature index outside 0 .. {out.shape[1] - 1}: "
@@ -101,28 +100,6 @@ def require_keep(keep: int) -> None:
     """Raise ValueError unless a batch may be kept until at least the next one."""
     if keep < 1:
         raise ValueError(f"keep must be at least 1 batch, not {keep}.")
-
-
-@njit(nogil=True, cache=True)
-def _fill_rows(indptr: Any, indices: Any, data: Any, out: Any, row: Any, past_caches: bool) -> int:
-    """The first row with an index that is out of range, which is not written any further; or -1.
-
-    ``row`` (G,) is scratch memory of zeros, and left as such.
-    """
-    for i in range(out.shape[0]):
-        begin, end = np.uint64(indptr[i]), np.uint64(indptr[i + 1])
-        columns, counts = indices[begin:end], data[begin:end]
-        for j in range(len(columns)):
-            if np.uint64(columns[j]) >= np.uint64(len(row)):
-                return i
-            row[np.uint64(columns[j])] = counts[j]
-        if past_caches:
-            write_past_caches(row, out[i])
-        else:
-            out[i] = row
-        for j in range(len(columns)):
-            row[np.uint64(columns[j])] = 0
-    return -1
 
 
 def _buffer(n_cells: int, n_features: int, *, pinned: bool) -> torch.Tensor:

@@ -32,8 +32,8 @@ class Kept[K: Hashable, V: Sized]:
         """The values of ``keys``, those that are not there from ``make``.
 
         Up to ``at_once`` keys are made by one call, and only then the next ones claimed: threads that want
-        the same values share the work. What another thread is making is waited for last. An error of
-        ``make`` is raised here, and wherever one of its keys is waited for; they can then be asked for again.
+        the same values share the work. What another thread is making is waited for last, and made here if
+        that thread failed. Errors of ``make`` are raised; the keys can then be asked for again.
         """
         found = self._there(keys)
         missing = [key for key in keys if key not in found]
@@ -44,7 +44,9 @@ class Kept[K: Hashable, V: Sized]:
             others += promised
             if mine:
                 found |= self._made(mine, make)
-        found |= {key: promise.result()[key] for key, promise in others}
+        for key, promise in others:
+            # What spoiled the other thread's call may have been another key.
+            found |= self.get([key], make, at_once=1) if promise.exception() else promise.result()
         return found
 
     def _there(self, keys: Sequence[K]) -> dict[K, V]:

@@ -86,4 +86,7 @@ class ModalityCounts:
 
     def _read_stored(self, rows: IntArray, dtype: DTypeLike | None) -> csr_matrix:
         counts = self.store.read(self.places(rows), dtype=dtype)
-        return select_columns(counts, self._lookup, len(self.modality.features))
+        counts = select_columns(counts, self._lookup, len(self.modality.features))
+        if self._entry["stored_zeros"]:
+            counts.eliminate_zeros()
+        return counts

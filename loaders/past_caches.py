@@ -19,6 +19,28 @@ FLOATS = 8  # stored at once
 _intrinsic: Any = intrinsic  # its annotations do not know what the decorated function takes
 
 
+@njit(nogil=True, cache=True)
+def fill_rows(indptr: Any, indices: Any, data: Any, out: Any, row: Any, past_caches: bool) -> int:
+    """The first row with an index that is out of range, which is not written any further; or -1.
+
+    ``row`` (G,) is scratch memory of zeros, and left as such.
+    """
+    for i in range(out.shape[0]):
+        begin, end = np.uint64(indptr[i]), np.uint64(indptr[i + 1])
+        columns, counts = indices[begin:end], data[begin:end]
+        for j in range(len(columns)):
+            if np.uint64(columns[j]) >= np.uint64(len(row)):
+                return i
+            row[np.uint64(columns[j])] = counts[j]
+        if past_caches:
+            write_past_caches(row, out[i])
+        else:
+            out[i] = row
+        for j in range(len(columns)):
+            row[np.uint64(columns[j])] = 0
+    return -1
+
+
 @njit(nogil=True)
 def write_past_caches(values: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     """Copy ``values`` (n,) float32 to ``out`` (n,), both contiguous; it can then be read by any thread."""

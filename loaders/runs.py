@@ -3,7 +3,7 @@
 A row of a CSR matrix is a run of neighbouring elements; a chunked array cuts runs where chunks end.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,12 @@ class Runs:
 
     @staticmethod
     def of_rows(indptr: IntArray, rows: IntArray) -> "tuple[Runs, IntArray]":
-        """The runs of ``rows`` (m,), one behind the other in the result, and its row pointers (m + 1,)."""
+        """The runs of ``rows`` (m,), one behind the other in the result, and its row pointers (m + 1,).
+
+        Raises IndexError for a row that there is not.
+        """
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(indptr) - 1:
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(indptr) - 1} are asked for.")
         begins = indptr[rows]
         lengths = indptr[rows + 1] - begins
         ends = np.zeros(len(rows) + 1, dtype=np.int64)
@@ -57,6 +62,19 @@ class CutRuns:
     chunks: IntArray
     of_chunk: IntArray
     runs: Runs
+
+    def groups(self, most: int) -> "Iterator[CutRuns]":
+        """The same runs in groups that lie in up to ``most`` chunks each."""
+        if len(self.chunks) <= most:
+            yield self
+            return
+        order = np.argsort(self.of_chunk, kind="stable")
+        sorted_chunks = self.of_chunk[order]
+        for begin in range(0, len(self.chunks), most):
+            end = min(begin + most, len(self.chunks))
+            at = order[slice(*np.searchsorted(sorted_chunks, (begin, end)).tolist())]
+            runs = Runs(self.runs.begins[at], self.runs.lengths[at], self.runs.targets[at])
+            yield CutRuns(self.chunks[begin:end], self.of_chunk[at] - begin, runs)
 
     def copy(
         self,

@@ -30,11 +30,13 @@ class GeneScan:
     training_cells  (G,) int64, in how many training cells each gene occurs
     all_cells       (G,) int64, in how many cells; summed over the genes kept, the non-zeros to come
     largest_count   the largest count of all
+    stored_zeros    whether zeros are among the values stored
     """
 
     training_cells: IntArray
     all_cells: IntArray
     largest_count: int
+    stored_zeros: bool
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,17 @@ def scan_genes(store: RowsOfCounts, is_training: NDArray[np.bool_], *, progress:
     """
     n_features = len(store.features)
     training_cells, all_cells = (np.zeros(n_features, dtype=np.int64) for _ in range(2))
-    largest = 0
+    largest, stored_zeros = 0, False
     for rows, counts in _slabs(store, "checking counts", progress=progress):
         _require_counts(store, rows, counts)
+        stored = counts.nnz
         counts.eliminate_zeros()
+        stored_zeros |= counts.nnz < stored
         largest = max(largest, int(counts.data.max(initial=0)))
         all_cells += np.bincount(counts.indices, minlength=n_features)
         genes = counts[np.flatnonzero(is_training[rows])].indices
         training_cells += np.bincount(genes, minlength=n_features)
-    return GeneScan(training_cells, all_cells, largest)
+    return GeneScan(training_cells, all_cells, largest, stored_zeros)
 
 
 def scan_cells(

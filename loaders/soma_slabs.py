@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
 from loaders.coordinates import NarrowRows, narrow_rows
+from loaders.interleaved import interleaved
 from loaders.kept import Kept
 from loaders.layout import index_dtype
 from loaders.reused_memory import REUSED
@@ -20,6 +21,7 @@ from loaders.runs import Runs
 from loaders.soma_errors import readable
 
 SLAB_CELLS = 2_048
+SLABS_TOGETHER = 64  # that one thread holds at a time, kept or not
 SLABS_AT_ONCE = 2  # that one thread has fetched before it lets others have their share
 
 
@@ -47,7 +49,12 @@ class CountSlabs:
     def take(self, places: IntArray, *, dtype: DTypeLike | None = None) -> csr_matrix:
         """Counts (m, G) of the wanted cells number ``places`` (m,), in the order asked for."""
         slab_of = self.slab_of(places)
-        slabs = self._kept.get(np.unique(slab_of).tolist(), self._queried, at_once=SLABS_AT_ONCE)
+        wanted = np.unique(slab_of)
+        if len(wanted) > SLABS_TOGETHER:
+            groups = [wanted[i : i + SLABS_TOGETHER] for i in range(0, len(wanted), SLABS_TOGETHER)]
+            at_of_group = [np.flatnonzero(np.isin(slab_of, group)) for group in groups]
+            return interleaved([self.take(places[at], dtype=dtype) for at in at_of_group], at_of_group)
+        slabs = self._kept.get(wanted.tolist(), self._queried, at_once=SLABS_AT_ONCE)
         begins = np.empty(len(places), dtype=np.int64)
         lengths = np.zeros(len(places) + 1, dtype=np.int64)
         at_of = {number: np.flatnonzero(slab_of == number) for number in slabs}

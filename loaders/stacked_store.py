@@ -10,9 +10,7 @@ from pandas.api.types import union_categoricals
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray, SchemaError
-from loaders.layout import index_dtype
-from loaders.reused_memory import REUSED
-from loaders.runs import Runs
+from loaders.interleaved import interleaved
 from loaders.store import CellStore, categorical
 
 
@@ -61,7 +59,7 @@ class StackedStore:
         parts = [self._read_part(i, rows[at], dtype) for i, at in enumerate(places) if len(at)]
         if len(parts) < 2:
             return parts[0] if parts else self._read_part(0, rows, dtype)
-        return _interleaved(parts, [at for at in places if len(at)])
+        return interleaved(parts, [at for at in places if len(at)])
 
     def _read_part(self, i: int, rows: IntArray, dtype: DTypeLike | None) -> csr_matrix:
         counts = self.stores[i].read(rows - self._begins[i], dtype=dtype)
@@ -87,25 +85,6 @@ class StackedStore:
         """The store that holds a row, and the row within it."""
         i = int(np.searchsorted(self._begins, row, side="right")) - 1
         return self.stores[i], row - int(self._begins[i])
-
-
-def _interleaved(parts: list[csr_matrix], places: list[IntArray]) -> csr_matrix:
-    """One matrix whose row ``places[i][j]`` is row j of ``parts[i]``; every row has one place."""
-    lengths = np.zeros(sum(map(len, places)) + 1, dtype=np.int64)
-    for part, at in zip(parts, places, strict=True):
-        lengths[at + 1] = np.diff(part.indptr)
-    ends = np.cumsum(lengths)
-    n_columns = parts[0].shape[1]
-    of_indices = index_dtype(int(ends[-1]), n_columns)
-    indices = REUSED.empty(ends[-1], of_indices)
-    data = REUSED.empty(ends[-1], np.result_type(*(part.dtype for part in parts)))
-    for part, at in zip(parts, places, strict=True):
-        runs = Runs(part.indptr[:-1].astype(np.int64), lengths[at + 1], ends[at])
-        runs.copy(part.indices, indices)
-        runs.copy(part.data, data)
-    counts = csr_matrix((data, indices, ends.astype(of_indices)), shape=(len(ends) - 1, n_columns))
-    counts.has_canonical_format = all(part.has_canonical_format for part in parts)
-    return counts
 
 
 def require_unique_features(store: CellStore) -> None:

@@ -69,6 +69,29 @@ def test_two_epochs_are_those_without_it_and_read_the_source_once(
     np.testing.assert_array_equal(np.sort(np.concatenate(reads)), cached.source_rows)
 
 
+@pytest.mark.parametrize("written_as", ["zarr_v3", "soma"])
+@pytest.mark.parametrize("how", ["in place", "cached", "packed"])
+def test_zeros_that_a_source_stores_are_none_of_the_counts(written_as: str, how: str, tmp_path: Path) -> None:
+    atlas = make_atlas(n_cells=200)
+    without = prepare(
+        write_as(atlas, "zarr_v3", tmp_path), tmp_path / "a", min_cells_per_gene=0, progress=False
+    )
+    stored = atlas.copy()
+    everywhere = atlas.X.toarray()
+    rows, columns = np.nonzero(everywhere + np.eye(*everywhere.shape))
+    stored.X = type(atlas.X)((everywhere[rows, columns], (rows, columns)), shape=everywhere.shape)
+    assert stored.X.nnz > atlas.X.nnz
+    (tmp_path / "zeros").mkdir()
+    source = write_as(stored, written_as, tmp_path / "zeros")
+    prepare(source, tmp_path / "b", min_cells_per_gene=0, repack=how == "packed", progress=False)
+    prepared = Prepared.open(tmp_path / "b", cache=tmp_path / "cache" if how == "cached" else None)
+    assert prepared.digest == without.digest
+    for _ in range(2):
+        counts, expected = prepared.read(np.arange(200))[0], atlas.X[prepared.source_rows]
+        assert counts.nnz == expected.nnz
+        np.testing.assert_array_equal(counts.toarray(), expected.toarray())
+
+
 def test_the_whole_copy_opens_in_anndata_and_needs_no_source(
     in_place: tuple[AnnData, Path], tmp_path: Path, counted: Counted
 ) -> None:

@@ -13,6 +13,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 from zarr.codecs.numcodecs import Delta
 
 from loaders.blocks import BlockArray
+from loaders.blosc_runs import DECOMPRESS
 from loaders.chunks import ChunkFiles
 from loaders.kept import Kept
 from loaders.layout import create_array, create_atlas
@@ -114,6 +115,47 @@ def test_every_damage_to_a_shard_is_found_and_its_file_named(
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"the chunk .*values/c/0 is corrupt \(part 0: .*"):
         read(files_of(array), 0)
+
+
+@pytest.mark.parametrize("decoded_together", [True, False])
+@pytest.mark.parametrize("left", [3, 20, 300])
+def test_a_blosc_chunk_that_was_cut_off_is_never_read_past_its_end(
+    left: int, decoded_together: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not decoded_together:
+        monkeypatch.setattr("loaders.chunks.DECOMPRESS", None)
+    noise = np.random.default_rng(0).integers(0, 2**31, 100).astype(np.int32)
+    array = zarr.create_array(tmp_path, data=noise, compressors=numcodecs.Blosc(), zarr_format=2)
+    path = chunk_path(array, 0)
+    whole = path.read_bytes()
+    assert len(whole) > noise.nbytes
+    path.write_bytes(whole[:left])
+    with pytest.raises(ValueError, match=r"the chunk .*0 is corrupt"):
+        read(files_of(array), 0)
+
+
+def test_decoding_together_is_decoding_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert DECOMPRESS is not None, "this build of numcodecs hides blosc_decompress_ctx"
+    files = files_of(stored(tmp_path, KNOWN["v3, gaps in shards"]))
+    together = files.read(0, 11)
+    monkeypatch.setattr("loaders.chunks.DECOMPRESS", None)
+    for one, other in zip(together, files.read(0, 11), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_one_thread_holds_few_chunks_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loaders.blocks.TOGETHER_BYTES", 3 * 400)
+    blocks = BlockArray(stored(tmp_path, KNOWN["v3, zstd"]), "a", Kept(0))
+    get, asked = blocks._cache.get, []
+    monkeypatch.setattr(
+        blocks._cache, "get", lambda keys, *how, **more: asked.append(len(keys)) or get(keys, *how, **more)
+    )
+    runs, ends = Runs.of_rows(np.array([0, 95, 310, 310, 1_030]), np.array([3, 0, 2, 1]))
+    out = np.empty(ends[-1], dtype=np.int64)
+    blocks.gather(runs, out)
+    np.testing.assert_array_equal(out, np.concatenate([VALUES[310:], VALUES[:95], VALUES[95:310]]))
+    np.testing.assert_array_equal(blocks.take(np.arange(len(VALUES))), VALUES)
+    assert max(asked) == 3
 
 
 @pytest.mark.parametrize("form", ["v3, zstd", "v3, gzip"])

@@ -40,6 +40,26 @@ def test_no_rows_are_no_runs() -> None:
     cut.copy([], np.empty(0, dtype=np.int32), limit=None, what=str)
 
 
+@pytest.mark.parametrize("rows", [[-1], [0, 2, -3], [7], [0, 1, 2]])
+def test_a_row_that_there_is_not_is_refused(rows: list[int]) -> None:
+    with pytest.raises(IndexError, match="of 2 are asked for"):
+        rows_of([4, 4], rows)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 100])
+def test_groups_of_chunks_are_the_whole(most: int) -> None:
+    lengths = [5, 0, 12, 1, 0, 30, 3]
+    source = np.arange(sum(lengths), dtype=np.int32)
+    runs, ends = rows_of(lengths, [5, 1, 6, 2, 0, 4])
+    whole, grouped = np.empty(ends[-1], dtype=np.int32), np.empty(ends[-1], dtype=np.int32)
+    runs.copy(source, whole)
+    for cut in runs.cut(4).groups(most):
+        assert len(cut.chunks) <= most
+        pieces = [source[index * 4 : (index + 1) * 4] for index in cut.chunks]
+        cut.copy(pieces, grouped, limit=51, what=str)
+    np.testing.assert_array_equal(grouped, whole)
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint16])
 @pytest.mark.parametrize("wrong", [20, 60_000, -1])
 def test_an_index_that_is_no_gene_is_refused(dtype: type, wrong: int) -> None:

@@ -82,6 +82,15 @@ def test_slabs_kept_stay_within_the_budget_and_are_not_read_again(
     assert len(queries) == 21
 
 
+def test_rows_of_many_slabs_are_taken_some_slabs_at_a_time(
+    large: tuple[AnnData, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loaders.soma_slabs.SLABS_TOGETHER", 2)
+    atlas, path = large
+    rows = np.random.default_rng(3).permutation(8_000)[:500]
+    np.testing.assert_array_equal(open_store(path).read(rows).toarray(), atlas.X[rows].toarray())
+
+
 def test_threads_read_what_one_would(large: tuple[AnnData, Path]) -> None:
     atlas, path = large
     store = open_store(path)

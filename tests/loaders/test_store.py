@@ -54,6 +54,14 @@ def test_rows_come_in_the_order_asked_for(
     np.testing.assert_array_equal(counts.toarray(), atlas.X[rows].toarray())
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32])
+def test_counts_come_in_the_type_asked_for(store: CellStore, atlas: AnnData, dtype: type) -> None:
+    rows = np.array([599, 3, 77, 0])
+    counts = store.read(rows, dtype=dtype)
+    assert counts.dtype == dtype
+    np.testing.assert_array_equal(counts.toarray(), atlas.X[rows].toarray())
+
+
 def test_threads_read_what_one_would(store: CellStore, atlas: AnnData) -> None:
     asked = [np.random.default_rng(i).permutation(600)[:200] for i in range(12)]
     with ThreadPoolExecutor(4) as threads:
