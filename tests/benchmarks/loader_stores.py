@@ -62,12 +62,17 @@ def files(name: str, root: Path) -> list[Path]:
 
 
 def write_annbatch(root: Path, out: Path, *, cells: int) -> None:
-    """annbatch's collection as its documentation says: its writer, its defaults, shuffled."""
+    """annbatch's collection as its documentation says: its writer, its defaults, shuffled.
+
+    But for how much is shuffled in memory at once, 20 GB by default: a million cells did not fit into 24 GB.
+    """
     from annbatch import DatasetCollection
 
     zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
     rng = np.random.default_rng(0)
-    DatasetCollection(zarr.open_group(out, mode="w")).add_adatas([root / ATLAS], rng=rng)
+    DatasetCollection(zarr.open_group(out, mode="w")).add_adatas(
+        [root / ATLAS], rng=rng, dataset_size="4GB"
+    )
 
 
 def write_soma(root: Path, out: Path, *, cells: int) -> None:
