@@ -21,6 +21,7 @@ from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import CellBatch, IntArray
 from loaders.past_caches import fill_rows
+from loaders.reused_memory import REUSED
 from loaders.stream import CellStream
 
 LEAST_PAST_CACHES = 2**23  # bytes of a batch; a smaller one may be read before it leaves the caches
@@ -44,7 +45,7 @@ class DenseBatches:
     keep   the counts of a batch stay valid until ``keep`` further batches have been asked for; 1 is until
            the next one. A copy to a GPU that does not block must have ended by then.
 
-    Memory: keep + stream.read_ahead buffers of B x G x 4 bytes, for as long as one iteration lasts.
+    Memory: keep + stream.read_ahead buffers of B x G x 4 bytes, which the next iteration uses again.
     ``state`` of the stream is the position behind the last batch given out, as without this.
     """
 
@@ -105,8 +106,8 @@ def require_keep(keep: int) -> None:
 def _buffer(n_cells: int, n_features: int, *, pinned: bool) -> torch.Tensor:
     if pinned:
         return torch.empty((n_cells, n_features), dtype=torch.float32, pin_memory=True)
-    # NumPy asks for huge pages, PyTorch does not.
-    return torch.from_numpy(np.empty((n_cells, n_features), dtype=np.float32))
+    # The next epoch, too, has this memory.
+    return torch.from_numpy(REUSED.empty(n_cells * n_features, np.float32).reshape(n_cells, n_features))
 
 
 def _dense(batch: CellBatch, counts: tuple[torch.Tensor, ...]) -> DenseBatch:
