@@ -6,21 +6,24 @@ what is read and in which order does not depend on them.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import batched
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import CellBatch, IntArray
 from loaders.balanced import Balance, BalancedOrder
+from loaders.batches import read_batches
 from loaders.granularity import Granularity, order_of
-from loaders.order import BatchPlan, CellOrder, sequential
+from loaders.order import CellOrder, sequential
 from loaders.prepared import Prepared
 
 READERS = 2
+CELLS_AT_ONCE = 2_048  # read together, where batches are smaller
 LABELS_AT_ONCE = 1 << 20
 
 
@@ -34,7 +37,8 @@ class CellStream:
     cells_seen   where to begin: 0, or the ``cells_seen`` of the last batch that was used
     epochs       stop when the split has been seen this often, counted from the start of training; None: never
     dtype        of the counts; None: as they are stored, narrow where cells are packed (a GPU widens them)
-    read_ahead   batches that may be ready or in the making while the consumer works
+    read_ahead   batches that may be ready or in the making while the consumer works; None: 2 of them, or
+                 as many small ones as have 6,144 cells, of which a thread reads a third together
     threads      threads that read; no more than ``read_ahead`` have work
 
     Iterating again goes on behind the last batch given out. ``state`` is that position; ``wait_seconds`` is
@@ -58,7 +62,7 @@ class CellStream:
         cells_seen: int = 0,
         epochs: int | None = None,
         dtype: DTypeLike | None = None,
-        read_ahead: int = 2,
+        read_ahead: int | None = None,
         threads: int = READERS,
     ) -> None:
         self.prepared = prepared
@@ -77,7 +81,11 @@ class CellStream:
             )
         )
         self.order.check_world(rank, world)
+        of_small_ones = CELLS_AT_ONCE * world // batch_cells
+        if read_ahead is None:
+            read_ahead = 3 * of_small_ones if of_small_ones > 1 else 2
         _require_read_ahead(read_ahead, threads)
+        self._together = max(min(read_ahead // 3, of_small_ones), 1)
         self._rank, self._world = rank, world
         self._epochs = epochs
         self._dtype = dtype
@@ -105,20 +113,30 @@ class CellStream:
         ``read_ahead`` further ones are ready or in the making. ``end``: the cells_seen at which to stop.
         """
 
-        def finished(turn_and_position: tuple[int, int]) -> tuple[int, T]:
-            turn, position = turn_and_position
-            batch = self._batch(position)
-            return batch.cells_seen, finish(batch, turn)
+        def finished(turns: tuple[tuple[int, int], ...]) -> list[tuple[int, T] | Exception]:
+            try:
+                batches = self._batches([position for _, position in turns])
+                return [(b.cells_seen, finish(b, turn)) for (turn, _), b in zip(turns, batches, strict=True)]
+            except Exception as error:
+                # Batches before the one that fails come first.
+                alone = (finished((turn,)) for turn in turns) if len(turns) > 1 else [[error]]
+                return [item for items in alone for item in items]
 
-        ready = _read_behind(finished, enumerate(self._positions(end)), self.read_ahead, self._threads)
-        while True:
-            began = time.monotonic()
-            item = next(ready, None)
-            self.wait_seconds += time.monotonic() - began
-            if item is None:
-                return
-            self.state, batch = item
-            yield batch
+        turns = batched(enumerate(self._positions(end)), self._together)
+        # Those that were read together with the one given out are ready: they count.
+        in_the_making = self.read_ahead // self._together - (self._together > 1)
+        with closing(_read_behind(finished, turns, in_the_making, self._threads)) as ready:
+            while True:
+                began = time.monotonic()
+                together = next(ready, None)
+                self.wait_seconds += time.monotonic() - began
+                if together is None:
+                    return
+                for item in together:
+                    if isinstance(item, Exception):
+                        raise item
+                    self.state, batch = item
+                    yield batch
 
     def _positions(self, end: int | None) -> Iterator[int]:
         ends = [] if end is None else [end]
@@ -129,9 +147,9 @@ class CellStream:
             yield position
             position = self.order.after(position)
 
-    def _batch(self, cells_seen: int) -> CellBatch:
-        plan = self.order.batch(cells_seen, rank=self._rank, world=self._world)
-        return read_batch(self.prepared, self._rows, plan, dtype=self._dtype)
+    def _batches(self, positions: list[int]) -> list[CellBatch]:
+        plans = [self.order.batch(position, rank=self._rank, world=self._world) for position in positions]
+        return read_batches(self.prepared, self._rows, plans, dtype=self._dtype)
 
 
 def _classes(
@@ -173,36 +191,12 @@ def in_order(
     if most is not None and most < len(rows):
         rows = rows[np.arange(most) * len(rows) // most]
     plans = sequential(len(rows), batch_cells, rank=rank, world=world)
-    return _read_behind(lambda plan: read_batch(prepared, rows, plan), plans, read_ahead, READERS)
-
-
-def read_batch(
-    prepared: Prepared, split_rows: IntArray, plan: BatchPlan, *, dtype: DTypeLike | None = None
-) -> CellBatch:
-    """The cells that ``plan`` names, of the split whose rows are ``split_rows``; ``dtype`` of the counts."""
-    rows = split_rows[plan.places]
-    return CellBatch(
-        rows=rows,
-        positions=plan.positions,
-        global_cells=plan.global_cells,
-        cells_seen=plan.cells_seen_after,
-        counts=_read_counts(prepared, rows, dtype),
-        labels=prepared.labels(rows),
-    )
-
-
-def _read_counts(prepared: Prepared, rows: IntArray, dtype: DTypeLike | None) -> tuple[csr_matrix, ...]:
-    """Counts of ``rows``; a class-balanced batch may hold a cell twice, which stores are asked for once."""
-    ascending = np.sort(rows)
-    if (ascending[1:] > ascending[:-1]).all():
-        return prepared.read(rows, dtype=dtype)
-    once, of_row = np.unique(rows, return_inverse=True)
-    return tuple(counts[of_row] for counts in prepared.read(once, dtype=dtype))
+    return _read_behind(lambda plan: read_batches(prepared, rows, [plan])[0], plans, read_ahead, READERS)
 
 
 def _read_behind[P, T](
     read: Callable[[P], T], places: Iterator[P], read_ahead: int, threads: int
-) -> Iterator[T]:
+) -> Generator[T]:
     """``read`` of every place, in order, with up to ``read_ahead`` of them under way in threads.
 
     An exception of a reader is raised where its batch would have come. The threads end with the generator:

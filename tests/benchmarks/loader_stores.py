@@ -70,9 +70,7 @@ def write_annbatch(root: Path, out: Path, *, cells: int) -> None:
 
     zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
     rng = np.random.default_rng(0)
-    DatasetCollection(zarr.open_group(out, mode="w")).add_adatas(
-        [root / ATLAS], rng=rng, dataset_size="4GB"
-    )
+    DatasetCollection(zarr.open_group(out, mode="w")).add_adatas([root / ATLAS], rng=rng, dataset_size="4GB")
 
 
 def write_soma(root: Path, out: Path, *, cells: int) -> None:

@@ -8,6 +8,8 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import CellBatch, IntArray
+from loaders.balanced import Balance
+from loaders.dense import DenseBatches
 from loaders.granularity import Granularity
 from loaders.prepared import Prepared
 from loaders.stream import CellStream, in_order
@@ -71,8 +73,9 @@ def test_iterating_again_goes_on(prepared: Prepared) -> None:
         assert_same(one, other)
 
 
+@pytest.mark.parametrize("read_ahead", [None, 1, 2, 7])
 def test_an_error_of_a_reader_surfaces_where_its_batch_would_have_come(
-    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, read_ahead: int | None
 ) -> None:
     poisoned = int(CellStream(prepared, batch_cells=64).order.batch(128).places[0])
     bad_row = int(prepared.rows("train")[poisoned])
@@ -84,11 +87,42 @@ def test_an_error_of_a_reader_surfaces_where_its_batch_would_have_come(
         return read(self, rows, **how)
 
     monkeypatch.setattr(Prepared, "read", failing)
-    batches = iter(CellStream(prepared, batch_cells=64))
+    batches = iter(CellStream(prepared, batch_cells=64, read_ahead=read_ahead))
     assert [next(batches).cells_seen for _ in range(2)] == [64, 128]
     with pytest.raises(OSError, match="the disk is gone"):
         next(batches)
     assert readers() == 0
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("balance", [None, Balance("cell_type")])
+def test_small_batches_that_are_read_together_are_those_read_alone(
+    prepared: Prepared, world: int, balance: Balance | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"batch_cells": 32, "epochs": 2, "rank": world - 1, "world": world, "balance": balance}
+    alone = list(CellStream(prepared, **how, read_ahead=1))
+    reads: list[int] = []
+    read = Prepared.read
+    monkeypatch.setattr(
+        Prepared, "read", lambda self, rows, **more: reads.append(len(rows)) or read(self, rows, **more)
+    )
+    stream = CellStream(prepared, **how)
+    states = []
+    for one, other in zip(stream, alone, strict=True):
+        assert_same(one, other)
+        assert one.counts[0].has_canonical_format
+        states.append(stream.state)
+    assert states == [batch.cells_seen for batch in alone]
+    assert len(reads) < len(alone) / 4
+
+
+def test_dense_batches_that_are_read_together_keep_their_buffers(prepared: Prepared) -> None:
+    how = {"batch_cells": 32, "epochs": 3}
+    for one, other in zip(
+        DenseBatches(CellStream(prepared, **how)), CellStream(prepared, **how, read_ahead=1), strict=True
+    ):
+        time.sleep(0.001)  # while others are written
+        np.testing.assert_array_equal(one.counts[0].numpy(), other.counts[0].toarray())
 
 
 def test_threads_end_when_the_iterator_is_exhausted_closed_or_abandoned(prepared: Prepared) -> None:
