@@ -4,9 +4,9 @@ A CPU's matrix product writes rows that begin at odd addresses slowly: with 8,57
 decoder's last layer takes 36 ms on one thread, 26 ms where each row begins on a cache line (27,997 genes: 127
 and 86; AMD EPYC, MKL).
 
-The bias of a gene is about its log share of all counts, -10 among 20,000 genes. There the bfloat16 numbers are
-0.0625 apart, which would put the mean of each gene off by up to 3 %, always to the same side; so the bias is
-added in float32 to a product that alone is rounded.
+The bias of a gene is about its log share of all counts, -10 among 20,000 genes, where bfloat16 numbers are
+0.0625 apart. Rounded to them, the means of genes were off by up to 4 %, each always to its own side. So the
+product alone is rounded, and the bias is added to it in float32.
 """
 
 from typing import Any
