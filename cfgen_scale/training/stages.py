@@ -1,4 +1,11 @@
-"""The two stages as losses per cell: what differs between training the autoencoder and the flow."""
+"""The two stages as losses per cell: what differs between training the autoencoder and the flow.
+
+Neither network is given to `torch.compile`. Measured on two cores of an AMD EPYC, forward and backward, least
+processor time of 12 calls in turn: the decoder's layers (256 cells, 20,000 genes) 198 ms as they are and 198
+compiled, since their time is the last product, and the likelihood has a gradient of its own; the flow (8,192
+cells) 532 and 419 ms. That is a fifth of a stage whose cells take a tenth of what the decoder's layers alone
+take; for it every worker would need a C++ compiler, and 20 s for its first step. Not measured on a GPU.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
