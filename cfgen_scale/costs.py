@@ -13,10 +13,11 @@ from .model import ModelConfig
 
 FLOAT = 4  # bytes of a float32
 # Passes over dense (B, G) float32 matrices of one autoencoder step, each read or written once. Forwards:
-# counts made dense, their log1p and its product (4), logits (1), softmax (2), mean over theta and its log1p
-# (6), sums and maxima (3). Backwards: mean over theta (4), p (5), the slope by theta (6), sums (1), the slope
-# by the logits (7), the products that read it and the counts (3). A compiled likelihood would have fewer.
-TRAINING_PASSES = 42
+# counts made dense, their log1p and its product (4), logits and their bias (2), softmax (2), mean over theta
+# and its log1p (6), sums and maxima (3). Backwards: mean over theta (4), p (5), the slope by theta (6), sums
+# (1), the slope by the logits (7), the products that read it and the counts (3). A compiled likelihood would
+# have fewer.
+TRAINING_PASSES = 43
 # On a processor, which takes a few rows through all that in its cache and the counts as non-zeros: logits
 # (2), softmax (1), and backwards softmax (1), the slope by the logits (1) and its two products (2).
 TRAINING_PASSES_IN_CACHE = 7
@@ -144,18 +145,23 @@ def parameters(work: Work) -> tuple[int, int]:
     return sum(autoencoder_weights(work)) + 2 * work.genes, velocity_weights(work)
 
 
-def autoencoder_training(work: Work, device: Device, host: Host, workers: int) -> Seconds:
-    """One cell of the autoencoder's training.
+def autoencoder_step(work: Work, *, on_processor: bool) -> tuple[float, float]:
+    """Operations of matrix products, and bytes moved, for one cell of a training step.
 
     Operations: 2 a weight forwards, 4 backwards (slopes of weights and of inputs), of which the first layer,
     whose inputs need no slope, saves 2, and on a processor all those of genes without counts. Bytes: the
     dense passes, and the optimiser's once a batch.
     """
-    width, on_processor = work.model.autoencoder.hidden[0], device.link is None
-    both = sum(autoencoder_weights(work))
-    operations = 6 * both - 2 * work.genes * width - 4 * _genes_without_counts(work, device) * width
+    width, both = work.model.autoencoder.hidden[0], sum(autoencoder_weights(work))
+    operations = 6 * both - 2 * work.genes * width - 4 * _genes_without_counts(work, on_processor) * width
     passes = TRAINING_PASSES_IN_CACHE if on_processor else TRAINING_PASSES
-    moved = passes * work.genes * FLOAT + optimiser_bytes(parameters(work)[0]) / work.batch
+    return operations, passes * work.genes * FLOAT + optimiser_bytes(parameters(work)[0]) / work.batch
+
+
+def autoencoder_training(work: Work, device: Device, host: Host, workers: int) -> Seconds:
+    """One cell of the autoencoder's training: its step on the device, and its counts on their way there."""
+    on_processor = device.link is None
+    operations, moved = autoencoder_step(work, on_processor=on_processor)
     busy = operations / device.flops + moved / device.memory_rate
     return Seconds(
         max(busy, AUTOENCODER_KERNELS * device.launch / work.batch),
@@ -166,9 +172,9 @@ def autoencoder_training(work: Work, device: Device, host: Host, workers: int) -
     )
 
 
-def _genes_without_counts(work: Work, device: Device) -> float:
+def _genes_without_counts(work: Work, on_processor: bool) -> float:
     """Rows of the first layer's weights that a cell does not touch: none where counts are made dense."""
-    return work.genes - work.nonzeros if device.link is None else 0.0
+    return work.genes - work.nonzeros if on_processor else 0.0
 
 
 def flow_training(work: Work, device: Device, workers: int) -> Seconds:
@@ -186,7 +192,7 @@ def encoding(work: Work, device: Device, host: Host) -> Seconds:
     """One cell encoded to its latent: the encoder's products, and counts made dense where they are."""
     alone = device.link is None
     used = (
-        autoencoder_weights(work)[0] - _genes_without_counts(work, device) * work.model.autoencoder.hidden[0]
+        autoencoder_weights(work)[0] - _genes_without_counts(work, alone) * work.model.autoencoder.hidden[0]
     )
     dense = 0 if alone else ENCODING_PASSES * work.genes * FLOAT
     busy = 2 * used / device.flops + dense / device.memory_rate

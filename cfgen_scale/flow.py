@@ -1,9 +1,11 @@
 """Flow matching in the latent (METHOD 4, paper Algorithm 1): path, telling, pairing, loss."""
 
+import math
 from collections.abc import Callable
 
 import torch
 
+from .counter_draws import CounterDraws
 from .types import NOT_TOLD, Condition, PathSample
 
 VelocityFunction = Callable[[torch.Tensor, torch.Tensor, Condition], torch.Tensor]
@@ -17,27 +19,33 @@ def linear_path(z_0: torch.Tensor, z_1: torch.Tensor, t: torch.Tensor) -> PathSa
     return PathSample(t, torch.lerp(z_0, z_1, t[:, None]), z_1 - z_0)
 
 
-def draw_times(n: int, generator: torch.Generator) -> torch.Tensor:
-    """n stratified times (n,) float32: one uniform draw in each of n equal intervals, in random order."""
-    within = torch.rand(n, generator=generator)
-    return (torch.randperm(n, generator=generator) + within) / n
+def draw_times(draws: CounterDraws, positions: torch.Tensor, n: int) -> torch.Tensor:
+    """Times (m,) float32 in [0, 1] of the cells at ``positions`` (m,) int64 of a batch of ``n``.
+
+    Stratified: one uniform draw in each of n equal intervals; the cell at position i has interval
+    a i + b modulo n, where a, prime to n, and b are drawn for the batch.
+    """
+    a, b = 1 + draws.number("stride") % n, draws.number("first interval") % n
+    while math.gcd(a, n) > 1:
+        a = a % n + 1
+    return ((positions * a + b) % n + draws.uniform("time", positions)) / n
 
 
-def tell_one(labels: torch.Tensor, p_untold: float, generator: torch.Generator) -> torch.Tensor:
-    """What the flow is told of each cell in training: (B, K) int64.
+def tell_one(
+    draws: CounterDraws, positions: torch.Tensor, labels: torch.Tensor, p_untold: float
+) -> torch.Tensor:
+    """What the flow is told in training of the cells at ``positions`` (m,) with ``labels`` (m, K): (m, K).
 
     Per cell: with probability ``p_untold`` nothing, otherwise ONE attribute chosen uniformly; the others
     become -1 (Algorithm 1; the authors' code draws once for a whole batch).
     """
-    n, n_attributes = labels.shape
-    drop = torch.rand(n, generator=generator) < p_untold
+    n_attributes = labels.shape[1]
     if n_attributes == 0:
         return labels
-    chosen = torch.randint(n_attributes, (n,), generator=generator)
-    told = torch.full_like(labels, NOT_TOLD)
-    told.scatter_(1, chosen[:, None], labels.gather(1, chosen[:, None]))
-    told[drop] = NOT_TOLD
-    return told
+    drop = draws.uniform("told nothing", positions) < p_untold
+    chosen = draws.integer("attribute told", positions, n_attributes)[:, None]
+    told = torch.full_like(labels, NOT_TOLD).scatter_(1, chosen, labels.gather(1, chosen))
+    return told.masked_fill_(drop[:, None], NOT_TOLD)
 
 
 def pair_noise(z_0: torch.Tensor, z_1: torch.Tensor) -> torch.Tensor:

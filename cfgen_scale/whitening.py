@@ -1,7 +1,11 @@
 """Whitened latents: the flow starts from N(0, I), so its data are given that scale in every direction."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
+
+CHUNK_CELLS = 65_536
 
 
 class Whitening(nn.Module):
@@ -23,22 +27,50 @@ class Whitening(nn.Module):
         self.register_buffer("from_white", torch.eye(latent))
 
     def fit(self, latents: torch.Tensor, floor: float = 1e-3) -> None:
-        """Set the map from the latents (N, D) of the training cells; computed in float64.
+        """Set the map from the latents (N, D) of the training cells; computed in float64, chunk by chunk.
 
         Raises ValueError for fewer than two cells or latents that are not finite.
         """
-        if len(latents) < 2 or not torch.isfinite(latents).all():
+        mean, covariance = mean_and_covariance(latents)
+        if len(latents) < 2 or not torch.isfinite(covariance).all():
             raise ValueError(f"whitening needs at least 2 finite latents, got {tuple(latents.shape)}.")
-        z = latents.double()
-        values, vectors = torch.linalg.eigh(torch.cov(z.T).reshape(z.shape[1], z.shape[1]))
+        values, vectors = torch.linalg.eigh(covariance)
         spread = values.clamp(min=floor * values.max().clamp(min=1e-12)).sqrt()
-        self.mean.copy_(z.mean(0))
+        self.mean.copy_(mean)
         self.to_white.copy_(vectors / spread)
         self.from_white.copy_((vectors * spread).T)
 
     def whiten(self, z: torch.Tensor) -> torch.Tensor:
-        return (z - self.mean) @ self.to_white
+        """The map of z (N, D), on the map's own device. Beside the result it needs the memory of one chunk of
+        z, which may lie elsewhere."""
+        white = torch.empty(z.shape, dtype=self.mean.dtype, device=self.mean.device)
+        for some in _chunks(len(z)):
+            white[some] = (z[some].to(self.mean.device) - self.mean) @ self.to_white
+        return white
 
     def colour(self, z: torch.Tensor) -> torch.Tensor:
         """The inverse of ``whiten``."""
         return z @ self.from_white + self.mean
+
+
+def mean_and_covariance(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (D,) and unbiased covariance (D, D) of z (N, D), float64; not finite where z is not, or N < 2.
+
+    A chunk at a time about its own mean, and the two parts joined (Chan, Golub and LeVeque 1983,
+    doi:10.1080/00031305.1983.10483115): no digits are lost where the mean is far from zero.
+    """
+    n_features = z.shape[1]
+    mean = torch.zeros(n_features, dtype=torch.float64, device=z.device)
+    scatter = torch.zeros(n_features, n_features, dtype=torch.float64, device=z.device)
+    for some in _chunks(len(z)):
+        part = z[some].double()
+        centre = part.mean(0)
+        part, shift = part - centre, centre - mean
+        before, together = some.start, some.stop
+        scatter += part.T @ part + torch.outer(shift, shift) * (before * len(part) / together)
+        mean += shift * (len(part) / together)
+    return mean, scatter / (len(z) - 1) if len(z) > 1 else torch.full_like(scatter, torch.nan)
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    return (slice(first, min(first + CHUNK_CELLS, n)) for first in range(0, n, CHUNK_CELLS))

@@ -26,8 +26,8 @@ class TrainState:
     best_loss         lowest validation loss so far, at ``best_cells_seen``
     without_better    validations since
     stopped           the stage ended before its budget, by patience
-    made_of           seed, configuration of the stage, and digests of what it is trained on: of another
-                      run's checkpoint nothing is resumed
+    made_of           seed, configuration of the stage and of its network, and digests of what it is trained
+                      on: of another run's checkpoint nothing is resumed
     circumstances     of the training that wrote it: what the rounding depends on
     versions          of the packages that wrote it
     """
@@ -119,10 +119,15 @@ def save_checkpoint(directory: Path, snapshot: Snapshot) -> Path:
     return path
 
 
-def load_checkpoint(
+def load_state(path: Path) -> TrainState:
+    """The position of the checkpoint at ``path``, to be looked at before its tensors are taken."""
+    return TrainState(**read_json(path / STATE_FILE))
+
+
+def load_tensors(
     path: Path, *, network: nn.Module, averaged: AveragedWeights, optimiser: torch.optim.Optimizer
-) -> tuple[TrainState, Tensors | None]:
-    """Restore the three in place; returns the state and the best weights, if kept."""
+) -> Tensors | None:
+    """Restore the three in place; returns the best weights, if kept."""
     from safetensors.torch import load_file
 
     set_weights(network, load_file(path / "network.safetensors"))
@@ -130,7 +135,7 @@ def load_checkpoint(
         averaged.weights[name].copy_(tensor)
     load_optimiser(optimiser, load_file(path / "optimiser.safetensors"))
     best = path / "best.safetensors"
-    return TrainState(**read_json(path / STATE_FILE)), load_file(best) if best.exists() else None
+    return load_file(best) if best.exists() else None
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """A stage under way on one worker: its network, optimiser, averaged weights and position."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..types import IntArray
 from .checkpoint import (
     Snapshot,
     Tensors,
     TrainState,
     checkpoints,
-    load_checkpoint,
+    load_state,
+    load_tensors,
     save_checkpoint,
     set_weights,
 )
@@ -71,6 +74,12 @@ def validate(
     return float(total[0] / total[1])
 
 
+def named_rows(rows: IntArray, most: int = 5) -> str:
+    """``rows [3, 17]``, or the first few and how many they are, of the prepared atlas."""
+    behind = f" and {len(rows) - most:,} more" if len(rows) > most else ""
+    return f"rows {rows[:most].tolist()}{behind}"
+
+
 class StageRun:
     """One stage under way: network, optimiser, averaged weights, best weights, position."""
 
@@ -93,13 +102,16 @@ class StageRun:
         self.network, self.optimiser = accelerator.prepare(
             stage.network, make_optimiser(stage.network, self.config)
         )
+        made_of = {
+            "seed": seed,
+            "configuration": asdict(self.config),
+            "network": asdict(stage.network_config),
+            "order of cells": cells.order,
+            **data,
+        }
         self.state = TrainState(
-            made_of={
-                "seed": seed,
-                "configuration": asdict(self.config),
-                "order of cells": cells.order,
-                **data,
-            },
+            # As a checkpoint has it: a tuple is a list.
+            made_of=json.loads(json.dumps(made_of)),
             circumstances=circumstances(accelerator),
             versions=dict(versions),
         )
@@ -112,10 +124,12 @@ class StageRun:
         if position < 0:
             return None
         path = self.directory / f"{position:015d}"
-        self.state, self.best = load_checkpoint(
+        state = load_state(path)
+        require_same_run(state.made_of, now.made_of, str(path))
+        self.best = load_tensors(
             path, network=self.stage.network, averaged=self.averaged, optimiser=self.optimiser.optimizer
         )
-        require_same_run(self.state.made_of, now.made_of, str(path))
+        self.state = state
         note = what_is_kept(self.state.circumstances, now.circumstances)
         self.state.circumstances, self.state.versions = now.circumstances, now.versions
         return note
@@ -145,7 +159,7 @@ class StageRun:
         )
         norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_norm))
         if not math.isfinite(norm):
-            raise self.not_finite("the gradient")
+            raise self.not_finite(f"the gradient of the batch with {named_rows(batch.rows)}")
         self.optimiser.step()
         self.optimiser.zero_grad()
         before, self.state.cells_seen = self.state.cells_seen, batch.cells_seen
@@ -156,11 +170,9 @@ class StageRun:
 
     def require_finite(self, losses: torch.Tensor, batch: Any) -> None:
         """Raise NonFiniteLossError naming the first cells at fault: before any worker changes its weights."""
-        if not torch.isfinite(losses).all():
-            bad = torch.nonzero(~torch.isfinite(losses)).flatten()[:5].tolist()
-            rows = getattr(batch, "rows", None)
-            where = f"rows {rows[bad].tolist()}" if rows is not None else f"places {bad} of the batch"
-            raise self.not_finite(f"the loss of {where}")
+        finite = torch.isfinite(losses)
+        if not finite.all():
+            raise self.not_finite(f"the loss of {named_rows(batch.rows[(~finite).cpu().numpy()])}")
 
     def not_finite(self, what: str) -> NonFiniteLossError:
         return NonFiniteLossError(

@@ -30,6 +30,15 @@ def test_gradient_is_the_slope():
     assert torch.autograd.gradcheck(layer, (x,))
 
 
-def test_autocast_takes_the_product_in_bfloat16():
+def test_autocast_rounds_the_product_and_not_the_bias():
+    layer, x = AlignedLinear(7, 33), torch.randn(4, 7)
+    with torch.no_grad():
+        layer.bias.sub_(10.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert AlignedLinear(7, 33)(torch.randn(4, 7)).dtype == torch.bfloat16
+        y = layer(x)
+    product = (x.bfloat16() @ layer.weight.T.bfloat16()).float()
+    torch.testing.assert_close(y, product + layer.bias, rtol=0, atol=1e-6)
+    assert (product - x @ layer.weight.T).abs().max() > 1e-5, "the product is rounded"
+    y.sum().backward()
+    assert layer.bias.grad.tolist() == [4.0] * 33
+    assert layer.weight.grad.dtype == torch.float32

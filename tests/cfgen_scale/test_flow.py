@@ -1,10 +1,13 @@
 """The path, telling and pairing of Algorithm 1."""
 
+import pytest
 import torch
 
+from cfgen_scale.counter_draws import CounterDraws
 from cfgen_scale.flow import draw_times, flow_loss, linear_path, pair_noise, tell_one
-from cfgen_scale.randomness import generator
 from cfgen_scale.types import Condition
+
+DRAWS = CounterDraws(0, "a test")
 
 
 def test_path_runs_from_noise_to_data_at_constant_velocity():
@@ -15,15 +18,25 @@ def test_path_runs_from_noise_to_data_at_constant_velocity():
     torch.testing.assert_close((late.z_t - early.z_t) / 0.5, early.u_t)
 
 
-def test_times_are_one_in_each_stratum():
-    times = draw_times(100, generator(0, "t"))
-    assert sorted((times * 100).long().tolist()) == list(range(100))
-    assert (times.sort().values != times).any(), "times are not tied to the order of the cells"
+@pytest.mark.parametrize("n", [1, 2, 97, 100])
+def test_times_are_one_in_each_stratum(n):
+    times = draw_times(DRAWS, torch.arange(n), n)
+    assert sorted((times * n).long().tolist()) == list(range(n))
+    assert n < 3 or (times.sort().values != times).any(), "times are not tied to the order of the cells"
+
+
+def test_a_share_of_the_cells_has_its_share_of_the_times_and_tellings():
+    labels, mine = torch.arange(60).view(30, 2), torch.arange(1, 30, 3)
+    times = draw_times(DRAWS, torch.arange(30), 30)
+    assert torch.equal(draw_times(DRAWS, mine, 30), times[mine])
+    told = tell_one(DRAWS, torch.arange(30), labels, 0.3)
+    assert torch.equal(tell_one(DRAWS, mine, labels[mine], 0.3), told[mine])
 
 
 def test_telling_is_per_cell_none_or_one_attribute():
-    labels = torch.stack([torch.arange(20_000) % 5, torch.arange(20_000) % 3], dim=1)
-    told = tell_one(labels, 0.2, generator(0, "tell"))
+    cells = torch.arange(20_000)
+    labels = torch.stack([cells % 5, cells % 3], dim=1)
+    told = tell_one(DRAWS, cells, labels, 0.2)
     known = told >= 0
     assert (told[known] == labels[known]).all()
     assert known.sum(1).max() == 1
@@ -32,9 +45,10 @@ def test_telling_is_per_cell_none_or_one_attribute():
 
 
 def test_telling_keeps_unlabelled_cells_untold_and_bears_no_attributes():
-    unlabelled = torch.full((50, 2), -1)
-    assert (tell_one(unlabelled, 0.0, generator(0, "tell")) == -1).all()
-    assert tell_one(torch.empty(5, 0, dtype=torch.int64), 0.2, generator(0, "tell")).shape == (5, 0)
+    unlabelled, cells = torch.full((50, 2), -1), torch.arange(50)
+    assert (tell_one(DRAWS, cells, unlabelled, 0.0) == -1).all()
+    none = torch.empty(50, 0, dtype=torch.int64)
+    assert tell_one(DRAWS, cells, none, 0.2).shape == (50, 0)
 
 
 def test_pairing_permutes_the_noise_alone_and_lowers_the_cost():

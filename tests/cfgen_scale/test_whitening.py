@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from cfgen_scale.whitening import Whitening
+from cfgen_scale import whitening as whitening_module
+from cfgen_scale.whitening import Whitening, mean_and_covariance
 
 
 def correlated(n=4000):
@@ -33,3 +35,42 @@ def test_a_direction_that_is_not_used_is_not_blown_up():
 def test_too_few_or_not_finite_is_refused(bad):
     with pytest.raises(ValueError, match="at least 2 finite latents"):
         Whitening(4).fit(bad)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 4000, 10**6])
+def test_chunks_have_the_mean_and_covariance_of_the_whole(chunk, monkeypatch):
+    """Also where the mean is a million times the spread, and squares of the latents have lost it."""
+    monkeypatch.setattr(whitening_module, "CHUNK_CELLS", chunk)
+    z = correlated().double() + 1e6
+    mean, covariance = mean_and_covariance(z)
+    torch.testing.assert_close(mean, z.mean(0), rtol=1e-14, atol=0)
+    torch.testing.assert_close(covariance, torch.cov(z.T), rtol=1e-9, atol=1e-9)
+
+
+def test_a_map_is_the_same_in_chunks(monkeypatch):
+    z, whole, in_chunks = correlated(), Whitening(4), Whitening(4)
+    whole.fit(z)
+    white = whole.whiten(z)
+    monkeypatch.setattr(whitening_module, "CHUNK_CELLS", 999)
+    in_chunks.fit(z)
+    torch.testing.assert_close(dict(in_chunks.state_dict()), dict(whole.state_dict()), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(in_chunks.whiten(z), white, rtol=1e-5, atol=1e-5)
+    assert whole.whiten(z[:0]).shape == (0, 4)
+
+
+def test_fitting_and_whitening_take_the_memory_of_a_chunk(monkeypatch):
+    """No tensor is made that is larger than a chunk, but for the result."""
+    monkeypatch.setattr(whitening_module, "CHUNK_CELLS", 100)
+    z, whitening, made = correlated(), Whitening(4), []
+
+    class Recorded(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and not out._is_view() and function.__name__ != "copy_.default":
+                made.append(out.numel())
+            return out
+
+    with Recorded():
+        whitening.fit(z)
+        whitening.whiten(z)
+    assert sorted(made)[-2:] == [400, z.numel()]

@@ -1,5 +1,6 @@
 """What the stages are fed: the same global batches for any number of workers, and labels with their cells."""
 
+import time
 from collections.abc import Iterator
 from itertools import islice
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from cfgen_scale.training.stages import LatentBatch
 from cfgen_scale.types import CellBatch
 from jobs.config import load_config
 from jobs.encode import AtlasLatents
-from jobs.feed import autoencoder_cells, flow_cells
+from jobs.feed import WaitClock, autoencoder_cells, flow_cells
 from loaders.prepared import Prepared
 from tests.small_atlas import N_TRAIN, N_VALIDATION, SMALL_RUN
 
@@ -68,6 +69,8 @@ def test_every_worker_holds_the_same_global_batches_of_latents(prepared: Prepare
         }
         positions = np.sort(np.concatenate([batch.positions for batch in of_step]))
         np.testing.assert_array_equal(positions, np.arange(whole.global_cells))
+        for batch in of_step:
+            np.testing.assert_array_equal(batch.rows, batch.latent[batch.positions, 0])
 
 
 def test_an_epoch_of_latents_is_every_training_cell_once(prepared: Prepared) -> None:
@@ -86,6 +89,31 @@ def test_labels_and_size_factors_stay_with_their_latents(prepared: Prepared, wha
         rows = batch.latent[:, 0].long().numpy()
         np.testing.assert_array_equal(batch.condition.labels, prepared.labels(rows))
         np.testing.assert_allclose(batch.condition.log_size_factor, np.log(prepared.totals(rows)), rtol=1e-6)
+
+
+def test_the_time_that_training_waits_for_latents_is_measured(prepared: Prepared) -> None:
+    feed = flow_feed(prepared, 0, 1)
+    assert feed.waited() == 0
+    began = time.monotonic()
+    batches = feed.training(0)
+    waited = [feed.waited() for _ in islice(batches, 3)]
+    assert 0 < waited[0] < waited[1] < waited[2] <= time.monotonic() - began
+
+
+def test_time_between_batches_is_not_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch takes two seconds to come and five to be trained on."""
+    now = [100.0]
+    monkeypatch.setattr("jobs.feed.time.monotonic", lambda: now[0])
+
+    def slow() -> Iterator[int]:
+        for batch in range(3):
+            now[0] += 2.0
+            yield batch
+
+    clock = WaitClock()
+    for _ in clock.timed(slow()):
+        now[0] += 5.0
+    assert clock.seconds == 6.0
 
 
 def test_the_feed_of_latents_goes_on_from_any_batch(prepared: Prepared) -> None:

@@ -82,7 +82,7 @@ def flow_stage(model_of):
     def batch_of(rows, cells_seen):
         labels = torch.from_numpy(np.stack([rows % 3, rows % 2], axis=1))
         condition = Condition(labels, torch.full((len(rows), 1), 4.0))
-        return LatentBatch(latents[rows], condition, torch.arange(len(rows)), cells_seen)
+        return LatentBatch(latents[rows], condition, torch.arange(len(rows)), rows, cells_seen)
 
     def build(seen=None, **config):
         settings = {"cells": 400, "batch_cells": BATCH, "learning_rate": 1e-2, "warmup_cells": 0, **config}

@@ -4,7 +4,8 @@ from cfgen_scale.training.checkpoint import (
     Snapshot,
     TrainState,
     checkpoints,
-    load_checkpoint,
+    load_state,
+    load_tensors,
     save_checkpoint,
 )
 from cfgen_scale.training.optimisation import AveragedWeights
@@ -34,8 +35,8 @@ def test_everything_comes_back(tmp_path):
     state.made_of, state.circumstances = {"seed": 1, "configuration": {"cells": 5}}, {"workers": 2}
     path = save(tmp_path, state, parts, best={"weight": torch.ones(2, 3)})
     network, optimiser, averaged = other = trained(1)
-    restored, best = load_checkpoint(path, network=network, averaged=averaged, optimiser=optimiser)
-    assert restored == state
+    best = load_tensors(path, network=network, averaged=averaged, optimiser=optimiser)
+    assert load_state(path) == state
     assert best["weight"].eq(1).all()
     assert torch.equal(network.weight, parts[0].weight)
     assert torch.equal(averaged.weights["bias"], parts[2].weights["bias"])

@@ -39,7 +39,7 @@ def test_parts_of_a_batch_give_the_weights_of_the_whole(name, request, accelerat
 def test_a_share_of_no_cell_is_one_part(name, request):
     stage, cells = request.getfixturevalue(name)(cells_at_once=5)
     batch = next(cells.training(0))
-    names = ("rows", "positions", "labels") if hasattr(batch, "rows") else ("positions",)
+    names = ("rows", "positions", "labels") if hasattr(batch, "labels") else ("rows", "positions")
     empty = {name: getattr(batch, name)[:0] for name in names}
     if hasattr(batch, "counts"):
         empty["counts"] = tuple(counts[:0] for counts in batch.counts)

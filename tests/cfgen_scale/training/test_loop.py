@@ -89,6 +89,20 @@ def test_patience_stops_early_and_keeps_the_best_weights(autoencoder_stage, acce
     assert validate(stage, cells, accelerator, weights, 0) == pytest.approx(min(losses), rel=1e-6)
 
 
+@pytest.mark.parametrize("pairing", ["none", "optimal_transport"])
+@pytest.mark.parametrize("world", [2, 3])
+def test_what_a_cell_is_trained_on_does_not_depend_on_who_has_it(flow_stage, pairing, world):
+    """Its noise, its time and what is told of it, by the losses of a network that looks at them all."""
+    stage, cells = flow_stage(pairing=pairing)
+    batch = next(cells.training(0))
+    whole = stage.losses(stage.network, batch, purpose="training", seed=0)
+    for rank in range(world):
+        mine = np.arange(rank, 16, world)
+        share = replace(batch, positions=batch.positions[mine], rows=batch.rows[mine])
+        losses = stage.losses(stage.network, share, purpose="training", seed=0)
+        torch.testing.assert_close(losses, whole[mine], rtol=1e-5, atol=1e-6)
+
+
 def test_optimal_transport_keeps_each_cell_with_its_labels(flow_stage):
     """What the network is shown of a cell: its own latent at t = 1 (z_t + (1 - t) u_t) and its own label."""
     stage, cells = flow_stage(pairing="optimal_transport", p_untold=0.0)
@@ -126,7 +140,25 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(autoencoder_stage, ac
     assert all(torch.equal(before[n], p) for n, p in stage.network.named_parameters())
 
 
-@pytest.mark.parametrize(("name", "spoil"), [("autoencoder_stage", "gradient"), ("flow_stage", "loss")])
+@pytest.mark.parametrize("name", ["autoencoder_stage", "flow_stage"])
+@pytest.mark.parametrize("at_once", [None, 5])
+def test_a_loss_that_is_not_finite_names_the_rows_of_the_atlas(name, at_once, request, accelerator, tmp_path):
+    """In the second batch, of rows 16 to 31, in whole or in parts."""
+    stage, cells = request.getfixturevalue(name)(cells_at_once=at_once)
+    losses = stage.losses
+
+    def spoilt(network, batch, **purpose):
+        bad = np.isin(batch.rows, [18, 29])
+        return losses(network, batch, **purpose) + torch.where(torch.from_numpy(bad), torch.nan, 0.0)
+
+    stage.losses = spoilt
+    said = r"rows \[18, 29\]" if at_once is None else r"rows \[18\]"
+    with pytest.raises(NonFiniteLossError, match=f"the loss of {said} is not finite after 16 cells"):
+        run_stage(stage, cells, accelerator, directory=tmp_path, seed=0, report=print)
+
+
+@pytest.mark.parametrize("name", ["autoencoder_stage", "flow_stage"])
+@pytest.mark.parametrize("spoil", ["gradient", "loss"])
 def test_a_step_that_would_spoil_the_weights_is_not_taken(name, spoil, request, accelerator, tmp_path):
     stage, cells = request.getfixturevalue(name)()
     losses = stage.losses
@@ -138,8 +170,9 @@ def test_a_step_that_would_spoil_the_weights_is_not_taken(name, spoil, request, 
         return losses(network, batch, **purpose) + (zero.sqrt() if spoil == "gradient" else zero + np.nan)
 
     stage.losses = spoilt
-    said = {"gradient": "the gradient is not finite after 0", "loss": r"the loss of places \[0, 1, 2, 3, 4\]"}
-    with pytest.raises(NonFiniteLossError, match=said[spoil]):
+    rows = r"rows \[0, 1, 2, 3, 4\] and 11 more"
+    what = {"gradient": "gradient of the batch with", "loss": "loss of"}[spoil]
+    with pytest.raises(NonFiniteLossError, match=f"the {what} {rows} is not finite after 0"):
         run_stage(stage, cells, accelerator, directory=tmp_path, seed=0, report=print)
     assert all(torch.equal(before[n], p) for n, p in stage.network.named_parameters())
 

@@ -1,6 +1,7 @@
 """A resumed stage says what it keeps, and takes up nothing of another run."""
 
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -53,6 +54,7 @@ def test_a_checkpoint_holds_all_that_a_resume_must_agree_on(half_done):
     state = read_json(checkpoints(half_done[1])[-1] / "state.json")
     assert state["made_of"]["seed"] == 0
     assert state["made_of"]["configuration"]["batch_cells"] == 16
+    assert state["made_of"]["network"]["hidden"] == [16, 8]
     assert state["made_of"]["data"] == "abc"
     assert state["circumstances"]["workers"] == 1
     assert state["circumstances"]["threads"] == torch.get_num_threads()
@@ -70,6 +72,21 @@ def test_a_checkpoint_holds_all_that_a_resume_must_agree_on(half_done):
 def test_a_checkpoint_of_another_run_is_refused(half_done, how, says):
     with pytest.raises(ValueError, match=says):
         half_done[0](**how)
+
+
+@pytest.mark.parametrize("name", ["autoencoder_stage", "flow_stage"])
+def test_a_checkpoint_of_another_network_is_refused_before_its_weights_are_taken(
+    name, request, accelerator, tmp_path
+):
+    build = request.getfixturevalue(name)
+    run_stage(*build(), accelerator, directory=tmp_path, seed=0, report=print)
+    stage, cells = build()
+    before = {name: p.detach().clone() for name, p in stage.network.named_parameters()}
+    changes = {"initial_theta": 7.0} if name == "autoencoder_stage" else {"size_factor_told": True}
+    stage.network_config = replace(stage.network_config, **changes)
+    with pytest.raises(ValueError, match=f"made with network .*{next(iter(changes))}.*Restore the value"):
+        run_stage(stage, cells, accelerator, directory=tmp_path, seed=0, report=print)
+    assert all(torch.equal(before[name], p) for name, p in stage.network.named_parameters())
 
 
 def test_other_threads_are_noted_and_kept_in_the_next_checkpoint(autoencoder_stage, accelerator, tmp_path):
