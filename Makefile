@@ -12,7 +12,7 @@ LOCK := infra/requirements.lock
 PYTHON ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null \
 	|| { p="$$(pyenv prefix 3.12 2>/dev/null)/bin/python"; [ -x "$$p" ] && echo "$$p"; })
 
-.PHONY: setup demo test test-all lint format bench bench-peers bench-loaders bench-training bench-scaling trials lock clean
+.PHONY: setup demo test test-all lint format bench bench-peers bench-loaders bench-training bench-scaling bench-gpu trials lock clean
 
 setup: $(VENV)/.complete
 
@@ -58,6 +58,10 @@ bench-training: setup
 bench-scaling: setup
 	$(BIN)/python -m tests.benchmarks.scaling
 	$(BIN)/cfgen-scale plan --measure --genes 5000
+
+# On a CUDA GPU; without one in small on the CPU, to see that it runs.
+bench-gpu: setup
+	$(BIN)/python -m tests.benchmarks.gpu
 
 # Training killed at random moments, 20 times in one process and 3 times in two Ray workers.
 trials: demo
