@@ -30,9 +30,11 @@ from tests.benchmarks.loader_stores import ATLAS, build, needs
 PEERS = ("annbatch", "zarrs", "tiledbsoma_ml")
 VERSIONS = ("annbatch", "zarrs", "tiledbsoma-ml", "tiledbsoma", "zarr", "anndata", "torch", "numpy", "numba")
 LEAST_CELLS = 10_000
+type Rounds = dict[str, dict[int, list[Any]]]  # by loader and cores: what each round measured
 LEGEND = """\
 cells/s    of an epoch, from opening the store on, batches of 4,096, median of rounds
-x rival    against annbatch, or tiledbsoma-ml for SOMA, on as many cores
+x rival    against annbatch, or tiledbsoma-ml for SOMA, on as many cores: the median of the ratios of rounds,
+           since what else a shared machine does changes from one round to the next
 steady     cells/s behind the first burst of batches; the limit's rates are all steady ones
 cold       the files of the store dropped from the page cache first
 256        batches of 256 from the page cache
@@ -116,18 +118,28 @@ def stores_table(stores: dict[str, dict[str, Any]], nnz: int) -> list[str]:
     return lines
 
 
-def loaders_table(chosen: Iterable[Loader], results: dict[str, dict[int, Any]]) -> list[str]:
+def ratio(loader: Loader, kind: str, cores: int, rounds: Rounds) -> float | None:
+    """How many times the rate of its rival a loader had, median over rounds; None where there is no rival."""
+    if cores not in rounds.get(loader.rival, {}):
+        return None
+    both = zip(rounds[loader.name][cores], rounds[loader.rival][cores], strict=True)
+    return median(ours[kind][rate_of(loader)] / theirs[kind]["cells_per_second"] for ours, theirs in both)
+
+
+def rate_of(loader: Loader) -> str:
+    return "steady_cells_per_second" if loader.name == LIMIT else "cells_per_second"
+
+
+def loaders_table(chosen: Iterable[Loader], results: dict[str, dict[int, Any]], rounds: Rounds) -> list[str]:
     columns = "loader | form | cores | cells/s | x rival | steady | cold | x rival | 256 | x rival"
     columns += " | first s | cold s | peak GB | anon GB"
     lines = [f"| {columns} |", "|" + "---|" * columns.count("|") + "---|"]
     for loader in chosen:
         for cores, found in results[loader.name].items():
-            rival = results.get(loader.rival, {}).get(cores)
             cells = [loader.name, loader.form, str(cores)]
             for kind in ("warm", "cold", "small"):
-                rate = found[kind]["steady_cells_per_second" if loader.name == LIMIT else "cells_per_second"]
-                times = f"{rate / rival[kind]['cells_per_second']:.2f}" if rival and rate else ""
-                cells += [_number(rate), times]
+                times = ratio(loader, kind, cores, rounds)
+                cells += [_number(found[kind][rate_of(loader)]), "" if times is None else f"{times:.2f}"]
                 cells += [_number(found[kind]["steady_cells_per_second"])] if kind == "warm" else []
             cells += [f"{found[kind]['first_batch_seconds']:.2f}" for kind in ("warm", "cold")]
             peaks = (max(found[k][name] for k in found) for name in ("peak_rss", "peak_anonymous"))
@@ -175,7 +187,7 @@ def main() -> None:
     names = dict.fromkeys(n for loader in chosen for n in (ATLAS, *needs(loader.store), loader.store))
     stores = {name: build(name, options.root.absolute(), cells=options.cells) for name in names}
     settings = {loader.name: fastest_setting(loader, options) for loader in chosen}
-    rounds: dict[str, dict[int, list[Any]]] = {x.name: {cores: [] for cores in options.cores} for x in chosen}
+    rounds: Rounds = {x.name: {cores: [] for cores in options.cores} for x in chosen}
     for number in range(options.rounds):
         for cores in options.cores:
             for loader in chosen:
@@ -194,7 +206,7 @@ def summary(
     chosen: list[Loader],
     stores: dict[str, dict[str, Any]],
     settings: dict[str, int],
-    rounds: dict[str, dict[int, list[Any]]],
+    rounds: Rounds,
 ) -> str:
     """The tables of the rounds there are; everything that was measured goes to --out."""
     results = {name: {cores: medians(r) for cores, r in by.items()} for name, by in rounds.items()}
@@ -211,7 +223,7 @@ def summary(
     out = options.out or options.root / "loaders-results.json"
     out.write_text(json.dumps(document, indent=1))
     head = f"\n{options.cells:,} cells, {nnz:,} non-zeros; {before}\n{document['settings']}\n"
-    tables = [*stores_table(stores, nnz), "", *loaders_table(chosen, results), "", LEGEND]
+    tables = [*stores_table(stores, nnz), "", *loaders_table(chosen, results, rounds), "", LEGEND]
     return "\n".join([head, *tables, "", f"all: {out}"])
 
 
