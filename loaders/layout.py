@@ -20,7 +20,7 @@ non-zeros, bytes per non-zero for counts and indices together):
   chunks, so that a shard has one writer; write whole shards (`SHARD` elements, aligned).
 
 That is the codec "zstd". The codec "none" stores counts and indices as they are, in few large raw files,
-which loaders/mapped.py maps and appends to: five or six bytes a non-zero, read several times as fast (README). Row
+which loaders/mapped.py maps and appends to: five or six bytes a non-zero, read several times as fast. Row
 pointers, obs and var are compressed in both.
 """
 
