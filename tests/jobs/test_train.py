@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cfgen_scale.files import read_json
 from cfgen_scale.model import CFGen
@@ -17,6 +18,8 @@ from loaders.prepare import prepare
 from loaders.prepared import Prepared
 from tests.small_atlas import N_GENES, SMALL_RUN, metrics_of, small_atlas, train_small
 from tests.tree_bytes import tree_bytes
+
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.device_count() > 0, reason="this machine has a GPU")
 
 
 def store_of(run: Path) -> str:
@@ -105,6 +108,8 @@ def test_another_seed_is_another_model(trained: Path, small_prepared: Path, runs
         ("all", {"workers": -1}, "workers must be 0"),
         ("all", {"workers": 2, "restarts": -2}, "restarts must be 0 or more, or -1"),
         ("all", {"storage": "s3://bucket/runs"}, "--workers 1 or more"),
+        ("all", {"placement": "spread"}, "--workers 1 or more"),
+        pytest.param("all", {"device": "cuda"}, "--device cuda: this machine has 0 GPUs", marks=WITHOUT_GPU),
     ],
 )
 def test_what_cannot_be_trained_leaves_no_run(
