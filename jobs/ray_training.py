@@ -99,7 +99,7 @@ def _scaling(machines: Machines, device: Device) -> Any:
     return ray.train.ScalingConfig(
         num_workers=(workers.least, workers.most) if workers.elastic else workers.most,
         use_gpu=device == "cuda",
-        resources_per_worker={"CPU": 1.0, **resources} if resources else None,
+        resources_per_worker={"CPU": 1.0, **resources},
         placement_strategy=machines.placement.upper().replace("-", "_"),
         elastic_resize_monitor_interval_s=LOOK_FOR_ROOM,
     )
