@@ -23,7 +23,7 @@ def see_late(run: Path, seconds: float) -> None:
         if not name.startswith(inside) or name in known:
             return True
         if os.path.lexists(name) and time.time() - os.stat(name).st_mtime > seconds:
-            known.add(name)
+            known.update((name, *map(str, Path(name).parents)))
         return name in known
 
     exists, is_file = Path.exists, Path.is_file
