@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from .model import ModelConfig
 
 FLOAT = 4  # bytes of a float32
+NONZERO_BYTES = 4 + 2
 # Passes over dense (B, G) float32 matrices of one autoencoder step, each read or written once. Forwards:
 # counts made dense, their log1p and its product (4), logits and their bias (2), softmax (2), mean over theta
 # and its log1p (6), sums and maxima (3). Backwards: mean over theta (4), p (5), the slope by theta (6), sums
@@ -99,6 +100,7 @@ class Seconds:
     """Where the time of a job goes, a cell, on one worker.
 
     one_processor   the device is the host's own processor, so that nothing overlaps
+    operations      of the cell's matrix products: their number, no seconds
     """
 
     device: float
@@ -107,6 +109,7 @@ class Seconds:
     network: float
     output: float = 0.0
     one_processor: bool = False
+    operations: float = 0.0
 
     @property
     def total(self) -> float:
@@ -169,6 +172,7 @@ def autoencoder_training(work: Work, device: Device, host: Host, workers: int) -
         work.nonzeros / host.nonzeros,
         all_reduce_seconds(parameters(work)[0], workers, device) / work.batch,
         one_processor=on_processor,
+        operations=operations,
     )
 
 
@@ -185,7 +189,8 @@ def flow_training(work: Work, device: Device, workers: int) -> Seconds:
     moved = config.blocks * BLOCK_PASSES * config.width * FLOAT + optimiser_bytes(p) / work.flow_batch
     busy = operations / device.flops + moved / device.memory_rate
     launches = (config.blocks + 2) * FLOW_KERNELS_A_BLOCK * device.launch / work.flow_batch
-    return Seconds(max(busy, launches), 0.0, 0.0, all_reduce_seconds(p, workers, device) / work.flow_batch)
+    reduced = all_reduce_seconds(p, workers, device) / work.flow_batch
+    return Seconds(max(busy, launches), 0.0, 0.0, reduced, operations=operations)
 
 
 def encoding(work: Work, device: Device, host: Host) -> Seconds:
@@ -195,8 +200,14 @@ def encoding(work: Work, device: Device, host: Host) -> Seconds:
         autoencoder_weights(work)[0] - _genes_without_counts(work, alone) * work.model.autoencoder.hidden[0]
     )
     dense = 0 if alone else ENCODING_PASSES * work.genes * FLOAT
-    busy = 2 * used / device.flops + dense / device.memory_rate
-    return Seconds(busy, link_seconds(work, device), work.nonzeros / host.nonzeros, 0.0, one_processor=alone)
+    return Seconds(
+        2 * used / device.flops + dense / device.memory_rate,
+        link_seconds(work, device),
+        work.nonzeros / host.nonzeros,
+        0.0,
+        one_processor=alone,
+        operations=2 * used,
+    )
 
 
 def generation(work: Work, device: Device, host: Host, evaluations: int, chunk: int = 512) -> Seconds:
@@ -205,12 +216,14 @@ def generation(work: Work, device: Device, host: Host, evaluations: int, chunk: 
     passes = config.blocks * BLOCK_PASSES / 3 * config.width * FLOAT
     field = 2 * p / device.flops + passes / device.memory_rate
     launches = (config.blocks + 2) * FIELD_KERNELS_A_BLOCK * device.launch / chunk
-    decoder = 2 * autoencoder_weights(work)[1] / device.flops
-    decoded = DECODING_PASSES * work.genes * FLOAT / device.memory_rate
-    busy = evaluations * max(work.conditions * field, launches) + decoder + decoded
+    decoder = 2 * autoencoder_weights(work)[1]
+    decoded = decoder / device.flops + DECODING_PASSES * work.genes * FLOAT / device.memory_rate
+    busy = evaluations * max(work.conditions * field, launches) + decoded
     written = raw_bytes(work) / host.compress + compressed_bytes(work) / host.disk
     drawn = work.genes / host.draws
-    return Seconds(busy, 0.0, 0.0, 0.0, drawn + written, one_processor=device.link is None)
+    operations = evaluations * work.conditions * 2 * p + decoder
+    alone = device.link is None
+    return Seconds(busy, 0.0, 0.0, 0.0, drawn + written, one_processor=alone, operations=operations)
 
 
 def optimiser_bytes(p: int) -> float:
@@ -219,8 +232,8 @@ def optimiser_bytes(p: int) -> float:
 
 
 def link_seconds(work: Work, device: Device) -> float:
-    """A cell's non-zeros on their way to the device: an index of 8 bytes and a count of 4 each."""
-    return 0.0 if device.link is None else 12 * work.nonzeros / device.link
+    """A cell's non-zeros on their way to the device, where they are widened."""
+    return 0.0 if device.link is None else raw_bytes(work) / device.link
 
 
 def all_reduce_seconds(p: int, workers: int, device: Device) -> float:
@@ -234,8 +247,9 @@ def checkpoint_bytes(p: int) -> int:
 
 
 def raw_bytes(work: Work) -> float:
-    """A cell's non-zeros as they lie uncompressed: 2 bytes of index and 2 of count (4 and 2 above 65,536)."""
-    return work.nonzeros * (4 if work.genes <= 65_536 else 6)
+    """A cell's non-zeros in a packed atlas and in the batches read from it: an index of 4 bytes and a count
+    of 2 (of 1 in an atlas without a count above 255)."""
+    return NONZERO_BYTES * work.nonzeros
 
 
 def compressed_bytes(work: Work) -> float:

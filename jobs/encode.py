@@ -15,6 +15,7 @@ from loaders.latents import CHUNK_CELLS, create_latents, finish_latents, open_la
 from loaders.prepared import Prepared
 from loaders.stream import in_order
 
+from .agreement import wait_for
 from .run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def _encode_split(
             path, prepared.rows(split), autoencoder.config.latent, key=key, chunk_cells=CHUNK_CELLS
         )
     accelerator.wait_for_everyone()
+    wait_for(path / "zarr.json")
     for batch in in_order(prepared, split, CHUNK_CELLS, rank=rank, world=world):
         first = batch.cells_seen - len(batch.rows)
         latents = encode_counts(autoencoder, batch.counts, accelerator.device)

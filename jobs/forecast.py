@@ -80,15 +80,19 @@ def forecast(work: Work, device: Device, host: Host, workers: int) -> Iterator[s
     )
     yield f"rates: {device.source}"
     yield ""
-    yield f"{'':<22}{'cells/s':>13}{'time':>10}   {'bound by':<9} microseconds of one cell on one worker"
+    yield (
+        f"{'':<22}{'cells/s':>13}{'time':>10}{'FLOPs':>10}   {'bound by':<9} microseconds of one cell on one "
+        "worker"
+    )
     stages = seconds_of(work, device, host, workers)
     spent = {name: cells * seconds.total / workers for name, (cells, seconds) in stages.items()}
+    operations = {name: cells * seconds.operations for name, (cells, seconds) in stages.items()}
     for name, (_, seconds) in stages.items():
-        rate = f"{workers / seconds.total:>13,.0f}{duration(spent[name]):>10}"
+        rate = f"{workers / seconds.total:>13,.0f}{duration(spent[name]):>10}{operations[name]:>10.2g}"
         yield f"{name:<22}{rate}   {seconds.bottleneck:<9} {parts(seconds)}"
     slowest = max(spent, key=lambda name: spent[name])
     bound = stages[slowest][1].bottleneck
-    yield f"{'all':<22}{'':>13}{duration(sum(spent.values())):>10}"
+    yield f"{'all':<22}{'':>13}{duration(sum(spent.values())):>10}{sum(operations.values()):>10.2g}"
     yield ""
     yield f"bottleneck: {slowest}, by its {bound}. Remedy: {REMEDIES[bound]}."
     yield ""

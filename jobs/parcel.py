@@ -1,7 +1,7 @@
 """A parcel: of a run, the files that another machine needs to take it up, as they lie in the run directory.
 
 Its newest checkpoint, the results of finished stages, the whitening, the model. Files are linked, not copied:
-a parcel costs no room where it lies on the file system of its run.
+a parcel costs no room where it lies on a file system that has hard links.
 """
 
 import os
@@ -20,9 +20,9 @@ def pack(run: RunDirectory, parcel: Path, checkpoint: Path | None = None) -> Pat
         target = parcel / path.relative_to(run.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            shutil.copytree(path, target, copy_function=os.link)
+            shutil.copytree(path, target, copy_function=link)
         else:
-            os.link(path, target)
+            link(path, target)
     parcel.mkdir(parents=True, exist_ok=True)
     return parcel
 
@@ -40,6 +40,16 @@ def unpack(parcel: Path, run: RunDirectory) -> None:
             aside_file = target.with_suffix(".aside")
             shutil.copyfile(path, aside_file)
             aside_file.replace(target)
+
+
+def link(path: Path | str, target: Path | str) -> None:
+    """A hard link to a file, or a copy where the file system refuses links."""
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copyfile(path, target)
 
 
 def _finished(run: RunDirectory) -> Iterator[Path]:

@@ -14,6 +14,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from .patient import AT_THE_END, PAUSES, Patient
+
 Row = dict[str, Any]
 Listener = Callable[[Sequence[Row]], None]
 
@@ -73,39 +75,43 @@ def follow(path: str | Path, on_rows: Listener, stop: threading.Event, *, interv
 
 @contextmanager
 def watch(
-    path: str | Path, *listeners: Listener, stream: TextIO | None = None, interval: float = 0.5
+    path: str | Path,
+    *listeners: Listener,
+    stream: TextIO | None = None,
+    interval: float = 0.5,
+    pauses: tuple[float, float] = PAUSES,
+    at_the_end: float = AT_THE_END,
 ) -> Iterator[None]:
-    """Show progress on ``stream`` (stderr) and tell ``listeners`` while the body runs, in a thread.
+    """Show progress on ``stream`` (stderr) and tell ``listeners`` while the body runs, in a thread each.
 
-    At the end of the body every row has been told. A listener that fails is told nothing more, but does not
-    stop the body (training goes on when a tracking server is down); its error is raised at the end, unless
-    the body itself fails.
+    At the end of the body every row has been told. A listener that fails does not stop the body (training
+    goes on when a tracking server is down): its rows are kept and told when it works again (`Patient`). Where
+    it does not until the end, RuntimeError is raised there, unless the body itself fails.
     """
     stop, errors, bar = threading.Event(), list[Exception](), ProgressBar(stream)
-    listening = [bar.show, *listeners]
 
-    def tell(rows: Sequence[Row]) -> None:
-        for listener in tuple(listening):
-            try:
-                listener(rows)
-            except Exception as error:
-                listening.remove(listener)
-                errors.append(error)
-
-    def work() -> None:
+    def work(listener: Listener) -> None:
         try:
-            follow(path, tell, stop, interval=interval)
+            follow(path, listener, stop, interval=interval)
         except Exception as error:
             errors.append(error)
 
-    thread = threading.Thread(target=work, name="follow-metrics", daemon=True)
-    thread.start()
+    patients = [Patient(told, say=bar.say, pauses=pauses, at_the_end=at_the_end) for told in listeners]
+    threads = [
+        threading.Thread(target=work, args=[hear], name="follow-metrics", daemon=True)
+        for hear in (bar.show, *(patient.hear for patient in patients))
+    ]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
         bar.close()
+    for patient in patients:
+        patient.finish()
     if errors:
         raise errors[0]
 
@@ -127,7 +133,7 @@ class ProgressBar:
         """Show the latest of these rows of each stage, and each note once; a :data:`Listener`."""
         for note in (line for line in map(note_line, rows) if line and line not in self._told):
             self._told.add(note)
-            tqdm.write(note, file=self._stream)
+            self.say(note)
         for row in latest_by_stage(rows).values():
             if row["stage"] != self._stage:
                 self._begin(row["stage"])
@@ -135,6 +141,10 @@ class ProgressBar:
                 self._draw(row)
             else:
                 self._print(row)
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar."""
+        tqdm.write(line, file=self._stream)
 
     def close(self) -> None:
         """Leave the last bar as it stands."""

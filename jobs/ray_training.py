@@ -10,12 +10,14 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from .agreement import GROUP_PATIENCE
 from .books import BooksOnDisk, append_metrics, last_place
 from .cluster import cluster
+from .device import Device, device_in_cluster, training_on
+from .machines import Machines
 from .parcel import unpack
 from .ray_worker import RayJob, ray_worker
 from .run_directory import RunDirectory
-from .workers import Workers
 
 CHECKPOINTS_KEPT = 2
 # How often Ray looks whether an elastic run could have more workers, in seconds; a change costs a restart.
@@ -24,61 +26,48 @@ LOOK_FOR_ROOM = 60.0
 POLLS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
 
 
-def fit_in_ray(
-    run: RunDirectory,
-    stages: Sequence[str],
-    workers: Workers,
-    *,
-    storage: str | None = None,
-    cache: str | None = None,
-    restarts: int = 3,
-) -> None:
-    """Train the stages on Ray Train workers: as many of ``workers`` as the cluster has room for.
+def fit_in_ray(run: RunDirectory, stages: Sequence[str], machines: Machines) -> None:
+    """Train the stages on Ray Train workers: as many as the cluster has room for.
 
-    Ray restarts all workers where one is lost, at most ``restarts`` times (-1: always; nodes whose end was
-    announced do not count), and begins anew with more or fewer where the cluster grows or shrinks; training
-    continues from the newest checkpoint. Without ``storage`` that lies in the run directory, which all
-    workers must see. With ``storage``, a directory or URI such as s3://bucket/runs, workers need not share
-    anything else: Ray keeps the checkpoints there, and at the end brings the results to the run directory.
+    Ray restarts all workers where one is lost, at most ``restarts`` times (nodes whose end was announced do
+    not count), and begins anew with more or fewer where the cluster grows or shrinks; training continues from
+    the newest checkpoint. Without a storage that lies in the run directory, which all workers must see. With
+    one, a directory or URI such as s3://bucket/runs, workers need not share anything else: Ray keeps the
+    checkpoints there, and at the end brings the results to the run directory.
 
     An error in the values (ValueError: cells, configuration, a loss that is not finite) would come again and
-    ends the run. Raises RuntimeError with the worker's own error if training fails.
+    ends the run. Raises RuntimeError with the worker's own error if training fails, and ConfigError where
+    GPUs are asked for and the cluster has too few.
     """
     import ray.train
 
     for name, seconds in POLLS.items():
         os.environ.setdefault(name, seconds)
-    with cluster(workers.most):
+    with cluster(machines.slots):
         try:
-            result = _trainer(run, stages, workers, storage, cache, restarts).fit()
+            result = _trainer(run, stages, machines).fit()
         except ray.train.TrainingFailedError as error:
             raise RuntimeError(f"training failed in its Ray workers: {in_words(cause_of(error))}") from error
-        if storage is not None:
+        if machines.storage is not None:
             with result.checkpoint.as_directory() as parcel:
                 unpack(Path(parcel), run)
 
 
-def _trainer(
-    run: RunDirectory,
-    stages: Sequence[str],
-    workers: Workers,
-    storage: str | None,
-    cache: str | None,
-    restarts: int,
-) -> Any:
-    import ray
+def _trainer(run: RunDirectory, stages: Sequence[str], machines: Machines) -> Any:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    on_gpu = ray.cluster_resources().get("GPU", 0) >= workers.least
-    document = run.document()
+    device, why = device_in_cluster(machines.device, machines.gpus_needed)
+    print(training_on(device, why))
+    document, storage = run.document(), machines.storage
     job = RayJob(
         tuple(stages),
         run=str(run.path.resolve()) if storage is None else None,
+        device=device,
         owner=run.lock.read_text(),
         document=document,
         books=None if storage is None else _keep_books(run),
-        cache=cache,
+        cache=machines.cache,
     )
     # Ray takes up what it keeps under a name. With a storage that is wanted: the same run goes on. A shared
     # run directory knows more than Ray, so that each attempt has a name of its own.
@@ -88,19 +77,31 @@ def _trainer(
     return TorchTrainer(
         ray_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=(workers.least, workers.most) if workers.elastic else workers.most,
-            use_gpu=on_gpu,
-            elastic_resize_monitor_interval_s=LOOK_FOR_ROOM,
-        ),
+        torch_config=TorchConfig(backend="nccl" if device == "cuda" else "gloo", timeout_s=GROUP_PATIENCE),
+        scaling_config=_scaling(machines, device),
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=str((run.path / "ray").resolve()) if storage is None else storage,
-            failure_config=ray.train.FailureConfig(max_failures=restarts),
+            failure_config=ray.train.FailureConfig(max_failures=machines.restarts),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
             callbacks=[_lost_workers(run.metrics.resolve())],
         ),
+    )
+
+
+def _scaling(machines: Machines, device: Device) -> Any:
+    """How many workers, on what, and where."""
+    import ray.train
+
+    workers = machines.workers
+    # GPUs are not reserved for training on the CPU.
+    resources = {name: n for name, n in machines.resources.items() if device == "cuda" or name != "GPU"}
+    return ray.train.ScalingConfig(
+        num_workers=(workers.least, workers.most) if workers.elastic else workers.most,
+        use_gpu=device == "cuda",
+        resources_per_worker={"CPU": 1.0, **resources},
+        placement_strategy=machines.placement.upper().replace("-", "_"),
+        elastic_resize_monitor_interval_s=LOOK_FOR_ROOM,
     )
 
 

@@ -4,14 +4,16 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cfgen_scale.files import write_json
 
 from .books import Books, BooksOnDisk
+from .device import Device
 from .parcel import pack, unpack
-from .run_directory import RunDirectory, RunError
+from .run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,12 @@ class RayJob:
     document  content of run.json
     books     actor on the driver's machine that keeps the metrics, where ``run`` is None
     cache     directory of each machine's own disk for the cells of slow stores
+    device    that all workers compute on
     """
 
     stages: tuple[str, ...]
     run: str | None
+    device: Device
     owner: str = ""
     document: Mapping[str, Any] = field(default_factory=dict)
     books: Any = None
@@ -39,19 +43,15 @@ class BooksOfOwner(BooksOnDisk):
 
     def __init__(self, run: RunDirectory, owner: str) -> None:
         super().__init__(run.metrics)
-        self.lock, self.owner = run.lock, owner
+        self.run, self.owner = run, owner
 
     def begin(self, stage: str, cells_seen: int) -> None:
-        self._require_owner()
+        self.run.require_owner(self.owner)
         super().begin(stage, cells_seen)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        self._require_owner()
+        self.run.require_owner(self.owner)
         super().add(row)
-
-    def _require_owner(self) -> None:
-        if self.lock.read_text() != self.owner:
-            raise RunError(f"{self.path.parent} has been taken up by another trainer: this one ends.")
 
 
 class BooksElsewhere:
@@ -79,27 +79,29 @@ def ray_worker(told: Mapping[str, RayJob]) -> None:
 
     job = told["job"]
     context = ray.train.get_context()
-    run, books = (
-        _own_run(job, context.get_world_rank()) if job.run is None else _shared_run(job.run, job.owner)
-    )
-    hand_over = HandOver(run, context.get_world_rank())
+    rank = context.get_world_rank()
+    run, books, guard = _own_run(job, rank) if job.run is None else _shared_run(job.run, job.owner)
+    hand_over = HandOver(run, rank, guard)
     train_worker(
         run,
         job.stages,
         workers=context.get_world_size(),
+        on_gpu=job.device == "cuda",
         cache=job.cache,
         books=books,
         saved=hand_over.checkpoint,
+        guard=guard,
     )
     hand_over.everything()
 
 
-def _shared_run(path: str, owner: str) -> tuple[RunDirectory, Books]:
+def _shared_run(path: str, owner: str) -> tuple[RunDirectory, Books, Callable[[], None]]:
+    """The run directory that all workers see, in which nothing is changed when it has another owner."""
     run = RunDirectory(Path(path))
-    return run, BooksOfOwner(run, owner)
+    return run, BooksOfOwner(run, owner), partial(run.require_owner, owner)
 
 
-def _own_run(job: RayJob, rank: int) -> tuple[RunDirectory, Books]:
+def _own_run(job: RayJob, rank: int) -> tuple[RunDirectory, Books, Callable[[], None]]:
     """A fresh directory of this worker with what Ray's newest checkpoint holds of the run."""
     import ray.train
 
@@ -112,19 +114,19 @@ def _own_run(job: RayJob, rank: int) -> tuple[RunDirectory, Books]:
     if (newest := ray.train.get_checkpoint()) is not None:
         with newest.as_directory() as parcel:
             unpack(Path(parcel), run)
-    return run, BooksElsewhere(job.books)
+    return run, BooksElsewhere(job.books), lambda: None
 
 
 class HandOver:
     """Gives checkpoints to Ray Train: as parcels into its storage, in the background.
 
     Every worker reports every checkpoint; the first one gives the files. A new checkpoint waits until the one
-    before is in the storage, so that slow storage slows training down rather than filling the disk.
+    before is in the storage, so that slow storage slows training down rather than filling the disk; the other
+    workers wait for the first one meanwhile, for as long as `GROUP_PATIENCE` lets them.
     """
 
-    def __init__(self, run: RunDirectory, rank: int) -> None:
-        self.run, self.rank = run, rank
-        self._last: Future[Path] | None = None
+    def __init__(self, run: RunDirectory, rank: int, guard: Callable[[], None]) -> None:
+        self.run, self.rank, self.guard = run, rank, guard
         self._stored: Future[None] | None = None
 
     def checkpoint(self, place: dict[str, Any], written: Future[Path] | None) -> None:
@@ -137,6 +139,7 @@ class HandOver:
 
     def everything(self) -> None:
         """Report the finished run: results and model."""
+        self.guard()
         packed: Future[Path] | None = None
         if self.rank == 0:
             packed = Future()

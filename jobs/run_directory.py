@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cfgen_scale.training.config import TrainConfig
 
 VERSION = 1
+STAGES = ("autoencoder", "flow")
 
 
 class RunError(ValueError):
@@ -64,6 +65,12 @@ class RunDirectory:
     def lock(self) -> Path:
         """Held by the trainer of the run; its content is a name of that one trainer."""
         return self.path / ".lock"
+
+    def require_owner(self, owner: str) -> None:
+        """Raise RunError unless the trainer of the run is (still) ``owner``."""
+        # Opened anew each time, for which an NFS client asks its server.
+        if self.lock.read_text() != owner:
+            raise RunError(f"{self.path} has been taken up by another trainer: this one ends.")
 
     def document(self) -> dict[str, Any]:
         return read_json(self.path / "run.json")
@@ -135,9 +142,22 @@ def sole_trainer(run: RunDirectory) -> Iterator[None]:
         lock.truncate(0)
         lock.write(uuid4().hex)
         lock.flush()
-        for left in (*run.path.glob(".*.aside"), *run.path.glob("*/checkpoints/.*.aside")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        _tidy(run)
         try:
             yield
         finally:
             lock.truncate(0)
+
+
+def _tidy(run: RunDirectory) -> None:
+    """Remove what a killed trainer left under temporary names; a directory that was about to be replaced goes
+    back to its place, if the new one had not come to it."""
+    for left in (*run.path.glob(".*.replaced"), *run.path.glob("*/checkpoints/.*.replaced")):
+        place = left.with_name(left.name[1:].rsplit(".", 2)[0])
+        if not place.exists():
+            left.rename(place)
+        else:
+            shutil.rmtree(left)
+    for left in (p for where in ("", "*/", "*/checkpoints/") for p in run.path.glob(f"{where}.*.aside")):
+        # A worker that outlives its driver may be writing there still; what it leaves goes the next time.
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .progress import MetricsReader, Row, latest_by_stage, losses, progress_line
-from .run_directory import RunDirectory, RunError
-
-STAGES = ("autoencoder", "flow")
+from .run_directory import STAGES, RunDirectory, RunError
 
 
 def status_of(path: Path) -> Iterator[str]:

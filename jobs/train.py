@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .config import ConfigError, load_config
-from .run_directory import RunDirectory, open_run, sole_trainer
+from .device import device_here, training_on
+from .machines import Machines, checked_machines
+from .run_directory import STAGES, RunDirectory, open_run, sole_trainer
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ def train(
     config_file: Path | str | None = None,
     overrides: Sequence[str] = (),
     workers: Workers | int | str = 1,
+    device: str = "auto",
+    placement: str | None = None,
+    resources: str | Mapping[str, float] | None = None,
     storage: str | None = None,
     cache: Path | str | None = None,
     restarts: int = 3,
@@ -40,6 +45,10 @@ def train(
                   and later. 0 trains in this process without Ray. Under torchrun or accelerate launch that is
                   each of their processes: ``torchrun --nproc-per-node 8 -m -- jobs.cli train ...
                   --workers 0`` (without the ``--`` torchrun takes our --run for its own)
+    device        "cuda", "cpu", or "auto": a GPU for each worker where there are enough, else the CPU
+    placement     of Ray workers on nodes: pack (together where there is room), spread, strict-pack or
+                  strict-spread; None: pack
+    resources     that each Ray worker reserves, such as "CPU=8,GPU=1"; None: a CPU and, on GPUs, a GPU
     storage       directory or URI (s3://bucket/runs) for Ray's checkpoints; with it the workers need not see
                   the run directory
     cache         directory of each machine's own disk, for the cells of slow stores: see `Prepared.open`
@@ -56,29 +65,50 @@ def train(
     rank, launched = launched_as()
     workers = Workers.of(workers)
     require_one_launcher(workers.most, launched)
-    storage = checked_storage(storage, workers)
-    if restarts < -1:
-        raise ConfigError(f"restarts must be 0 or more, or -1 for always, not {restarts}.")
+    machines = checked_machines(
+        workers,
+        device=device,
+        placement=placement,
+        resources=resources,
+        storage=storage,
+        cache=cache,
+        restarts=restarts,
+    )
     check(config, prepared, workers.most or launched)
-    _require_order(stages, RunDirectory(run), register_as)
-    names = ("autoencoder", "flow") if stages == "all" else (stages,)
+    names = STAGES if stages == "all" else (stages,)
     if rank:
-        # The first process keeps the books; this one waits for it where training begins.
-        _train_here(RunDirectory(run), names, launched, cache)
+        # The first process keeps the books and looks what is done: this one waits for it where they meet.
+        _train_here(RunDirectory(run), names, launched, machines)
         return run
+    _require_order(stages, RunDirectory(run), register_as)
     directory = open_run(run, config=asdict(config), data=data, data_digest=prepared.arrangement)
     with sole_trainer(directory), _watched(directory, prepared, mlflow_uri, experiment) as tracker:
-        if directory.trained(names):
-            print(f"{run} is already trained.")
-        elif workers.most:
-            from .ray_training import fit_in_ray
-
-            in_cache = None if cache is None else str(Path(cache).absolute())
-            fit_in_ray(directory, names, workers, storage=storage, cache=in_cache, restarts=restarts)
-        else:
-            _train_here(directory, names, launched, cache)
+        _train_missing(directory, names, launched, machines)
     _record(directory, tracker, register_as, alias)
     return run
+
+
+def _train_missing(directory: RunDirectory, names: Sequence[str], launched: int, machines: Machines) -> None:
+    """Train what is not trained."""
+    if trained := directory.trained(names):
+        print(f"{directory.path} is already trained.")
+    if machines.workers.most and not trained:
+        from .ray_training import fit_in_ray
+
+        fit_in_ray(directory, names, machines)
+    elif launched > 1 or not trained:
+        # Those launched beside this one are told by it, also that nothing is left to do.
+        _train_here(directory, names, launched, machines)
+
+
+def _train_here(directory: RunDirectory, names: Sequence[str], launched: int, machines: Machines) -> None:
+    """Train in this process, one of ``launched``."""
+    from .worker import train_worker
+
+    device, why = device_here(machines.device)
+    if launched_as()[0] == 0 and not directory.trained(names):
+        print(training_on(device, why))
+    train_worker(directory, names, workers=launched, on_gpu=device == "cuda", cache=machines.cache)
 
 
 def _record(directory: RunDirectory, tracker: Any, register_as: str | None, alias: str) -> None:
@@ -104,23 +134,6 @@ def require_one_launcher(workers: int, launched: int) -> None:
         )
 
 
-def checked_storage(storage: str | None, workers: Workers) -> str | None:
-    """``storage`` as Ray takes it: a URI, or an absolute path. Raises ConfigError where it cannot be."""
-    if storage is None:
-        return None
-    if not workers.most:
-        raise ConfigError("--storage is where Ray keeps checkpoints: give --workers 1 or more with it.")
-    import pyarrow
-    from pyarrow.fs import FileSystem
-
-    storage = storage if "://" in storage else str(Path(storage).resolve())
-    try:
-        FileSystem.from_uri(storage)
-    except (pyarrow.ArrowException, ValueError) as error:
-        raise ConfigError(f"--storage {storage} is no directory or URI that can be opened: {error}") from None
-    return storage
-
-
 def _require_order(stages: Stages, directory: RunDirectory, register_as: str | None) -> None:
     if stages == "flow" and not directory.finished("autoencoder"):
         raise ConfigError(
@@ -131,14 +144,6 @@ def _require_order(stages: Stages, directory: RunDirectory, register_as: str | N
             f"{register_as!r} cannot be registered by training the autoencoder: the model is whole with its "
             "flow. Register it by `train flow` or `train all`."
         )
-
-
-def _train_here(directory: RunDirectory, names: Sequence[str], world: int, cache: Path | str | None) -> None:
-    if directory.trained(names):
-        return
-    from .worker import train_worker
-
-    train_worker(directory, names, workers=world, cache=cache)
 
 
 def check(config: "TrainConfig", prepared: "Prepared", world: int) -> None:

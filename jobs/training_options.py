@@ -2,6 +2,9 @@
 
 from argparse import ArgumentParser
 
+from .device import DEVICES
+from .machines import PLACEMENTS
+
 
 def train_options(parser: ArgumentParser) -> None:
     """What is trained on what, where, by how many workers."""
@@ -18,6 +21,13 @@ def train_options(parser: ArgumentParser) -> None:
         default="1",
         metavar="N|MIN:MAX",
         help="Ray Train workers (1), or as many as the cluster has room for; 0: this process, no Ray",
+    )
+    option("--device", choices=DEVICES, default="auto", help="auto: GPUs where there are enough (auto)")
+    option("--placement", choices=PLACEMENTS, help="of Ray workers on nodes: together, or apart (pack)")
+    option(
+        "--resources",
+        metavar="NAME=N,...",
+        help="of each Ray worker, such as CPU=8,GPU=1 (a CPU, and a GPU where it trains on one)",
     )
     option("--restarts", type=int, default=3, metavar="N", help="after lost workers (3); -1: always")
     option("--storage", metavar="URI", help="Ray's checkpoints, for workers that do not share RUN (RUN/ray)")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,14 @@ from cfgen_scale.files import flush
 from cfgen_scale.labels import LabelFrequencies
 from cfgen_scale.model import CFGen
 from cfgen_scale.size_factors import SizeFactors
-from cfgen_scale.training.checkpoint import checkpoints, set_weights
+from cfgen_scale.training.checkpoint import STATE_FILE, Guard, checkpoints, nothing, set_weights
 from cfgen_scale.training.config import Precision, TrainConfig
 from cfgen_scale.training.loop import Saved, initialised, run_stage
+from cfgen_scale.training.stage_run import Cells
 from cfgen_scale.training.stages import AutoencoderStage, FlowStage, Stage
 from loaders.prepared import Prepared
 
+from .agreement import GROUP_PATIENCE, first_says, wait_for
 from .books import Books, BooksOnDisk
 from .encode import AtlasLatents, encode_atlas
 from .feed import autoencoder_cells, flow_cells
@@ -27,11 +30,10 @@ from .run_directory import RunDirectory
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-STAGES = ("autoencoder", "flow")
 PACKAGES = ("cfgen-scale", "torch", "torchdyn", "accelerate")
 
 
-def meet(expected_workers: int) -> None:
+def meet(expected_workers: int, *, on_gpu: bool) -> None:
     """Join the process group, and go on when all workers have.
 
     Raises RuntimeError if this is not truly one of ``expected_workers`` (accelerate silently falls back to
@@ -39,7 +41,7 @@ def meet(expected_workers: int) -> None:
     """
     from accelerate import PartialState
 
-    group = PartialState(cpu=not torch.cuda.is_available())
+    group = PartialState(cpu=not on_gpu, timeout=timedelta(seconds=GROUP_PATIENCE))
     if group.num_processes != expected_workers:
         raise RuntimeError(
             f"this worker sees {group.num_processes} processes instead of {expected_workers}: "
@@ -48,13 +50,24 @@ def meet(expected_workers: int) -> None:
     group.wait_for_everyone()
 
 
-def make_accelerator(precision: Precision) -> "Accelerator":
-    """The Accelerator of this worker: its device and mixed precision."""
+def make_accelerator(precision: Precision, *, on_gpu: bool | None = None) -> "Accelerator":
+    """The Accelerator of this worker: its device (None: a GPU if there is one) and mixed precision."""
     from accelerate import Accelerator
+    from accelerate.utils import GradientAccumulationPlugin
 
-    on_gpu = torch.cuda.is_available()
+    on_gpu = torch.cuda.is_available() if on_gpu is None else on_gpu
     mixed = {"auto": "bf16" if on_gpu else "no", "float32": "no", "bfloat16": "bf16"}[precision]
-    return Accelerator(cpu=not on_gpu, mixed_precision=mixed)
+    # Said outright, since accelerate else takes a number from the environment, by which it divides the loss.
+    whole = GradientAccumulationPlugin(num_steps=1)
+    return Accelerator(cpu=not on_gpu, mixed_precision=mixed, gradient_accumulation_plugin=whole)
+
+
+def threads_of_worker() -> int:
+    """The CPUs that this process may use (affinity and quota of its container) shared among the workers of
+    this machine."""
+    from joblib import cpu_count  # type: ignore[import-untyped]
+
+    return max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def new_model(config: TrainConfig, prepared: Prepared) -> CFGen:
@@ -89,44 +102,51 @@ def train_worker(
     stages: Sequence[str],
     *,
     workers: int,
+    on_gpu: bool,
     cache: Path | str | None = None,
     books: Books | None = None,
     saved: Saved | None = None,
+    guard: Guard = nothing,
 ) -> None:
     """Train the stages that are not finished, then write the model. Run by every worker in step.
 
     ``books`` keep the metrics, in the run directory unless told otherwise; ``saved`` is told of every
-    checkpoint, on every worker; ``cache`` is that of `Prepared.open`.
+    checkpoint, on every worker; ``cache`` is that of `Prepared.open`. ``guard`` is called before anything is
+    written or removed in the run directory, and raises where that is no longer this trainer's.
     """
+    from accelerate import PartialState
+
     reuse_memory()
     # Under torchrun the first worker makes the run directory: the others may read it when all have met.
-    meet(workers)
+    meet(workers, on_gpu=on_gpu)
+    if first_says(run.trained(stages)):
+        PartialState().destroy_process_group()
+        return
+    wait_for(run.path / "run.json")
     config = run.config()
-    torch.set_num_threads(
-        config.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    )
-    accelerator = make_accelerator(config.precision)
+    torch.set_num_threads(config.threads or threads_of_worker())
+    accelerator = make_accelerator(config.precision, on_gpu=on_gpu)
     prepared = Prepared.open(run.document()["data"], cache=cache)
     model = new_model(config, prepared).to(accelerator.device)
-    trainer = _Trainer(run, config, prepared, accelerator, books or BooksOnDisk(run.metrics), saved)
+    books = books or BooksOnDisk(run.metrics)
+    trainer = _Trainer(run, config, prepared, accelerator, books, saved, guard)
     trainer.autoencoder(model, train="autoencoder" in stages)
     if "flow" in stages:
         trainer.flow(model)
-        if trainer.writes:
-            model.provenance["config"] = run.document()["config"]
-            model.save(run.model)
+        trainer.save(model)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
-def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file aside, flush it to the disk, and rename it."""
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, *, guard: Guard = nothing) -> None:
+    """Write a safetensors file aside, flush it to the disk, and rename it if ``guard`` lets it."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(exist_ok=True)
-    aside = path.with_suffix(".aside")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
     flush(aside)
+    guard()
     aside.replace(path)
 
 
@@ -141,9 +161,10 @@ class _Trainer:
         accelerator: "Accelerator",
         books: Books,
         saved: Saved | None,
+        guard: Guard,
     ) -> None:
         self.run, self.config, self.prepared = run, config, prepared
-        self.accelerator, self.books, self.saved = accelerator, books, saved
+        self.accelerator, self.books, self.saved, self.guard = accelerator, books, saved, guard
 
     @property
     def writes(self) -> bool:
@@ -152,7 +173,12 @@ class _Trainer:
 
     def autoencoder(self, model: CFGen, *, train: bool) -> None:
         """Train the autoencoder, or load the one that this run has trained."""
-        if train and not self.run.finished("autoencoder"):
+        finished = first_says(self.run.finished("autoencoder"))
+        if not finished and not train:
+            raise FileNotFoundError(
+                f"{self.run.path} has no trained autoencoder. Train it first: train autoencoder."
+            )
+        if not finished:
             stage = AutoencoderStage(model.autoencoder, self.config.autoencoder)
             cells = autoencoder_cells(self.prepared, self.config, self.accelerator)
             self._fit(stage, cells)
@@ -160,13 +186,21 @@ class _Trainer:
 
     def flow(self, model: CFGen) -> None:
         """Encode the atlas once, whiten, and train the velocity on the latents."""
+        self.guard()
         latents = encode_atlas(model.autoencoder, self.prepared, self.run, self.accelerator)
         self._whiten(model, latents)
-        if not self.run.finished("flow"):
+        if not first_says(self.run.finished("flow")):
             stage = FlowStage(model.velocity, self.config.flow)
             cells = flow_cells(latents, model, self.prepared, self.config, self.accelerator)
             self._fit(stage, cells)
         self._load(model.velocity, "flow")
+
+    def save(self, model: CFGen) -> None:
+        """Write the trained model."""
+        if self.writes:
+            model.provenance["config"] = self.run.document()["config"]
+            self.guard()
+            model.save(self.run.model)
 
     def _whiten(self, model: CFGen, latents: AtlasLatents) -> None:
         """Fit the whitening on one worker, once: the signs of its axes depend on the machine's LAPACK, and
@@ -180,14 +214,14 @@ class _Trainer:
                 model.whitening.load_state_dict(load_file(kept))
             else:
                 model.whitening.fit(latents.training)
-                save_tensors(model.whitening.state_dict(), kept)
+                save_tensors(model.whitening.state_dict(), kept, guard=self.guard)
         model.whitening.load_state_dict(broadcast(dict(model.whitening.state_dict())))
 
-    def _fit(self, stage: Stage[Any], cells: Any) -> None:
+    def _fit(self, stage: Stage[Any], cells: Cells) -> None:
         directory = self.run.checkpoints(stage.name)
+        begun = self._begun(directory)
         if self.accelerator.is_main_process:
-            begun = checkpoints(directory)
-            self.books.begin(stage.name, int(begun[-1].name) if begun else 0)
+            self.books.begin(stage.name, begun)
         weights = run_stage(
             stage,
             cells,
@@ -196,17 +230,25 @@ class _Trainer:
             seed=self.config.seed,
             report=self.books.add,
             saved=self.saved,
+            guard=self.guard,
             data={"data": self.prepared.arrangement, "schema": self.prepared.schema.digest()},
             versions=versions(),
         )
         if self.writes:
-            save_tensors(weights, self.run.result(stage.name))
+            save_tensors(weights, self.run.result(stage.name), guard=self.guard)
         self.accelerator.wait_for_everyone()
+
+    def _begun(self, directory: Path) -> int:
+        """Cells seen at the newest checkpoint that the first worker sees, on all workers; 0 if there is
+        none."""
+        found = [int(path.name) for path in checkpoints(directory)]
+        newest = first_says(found[-1] if found else 0)
+        if newest:
+            wait_for(directory / f"{newest:015d}" / STATE_FILE)
+        return newest
 
     def _load(self, network: torch.nn.Module, stage: str) -> None:
         from safetensors.torch import load_file
 
-        if not self.run.finished(stage):
-            raise FileNotFoundError(f"{self.run.path} has no trained {stage}. Train it first: train {stage}.")
-        set_weights(network, load_file(self.run.result(stage)))
+        set_weights(network, load_file(wait_for(self.run.result(stage))))
         network.to(self.accelerator.device).eval()

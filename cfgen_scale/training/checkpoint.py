@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from .resuming import Circumstances
 KEPT = 2
 STATE_FILE = "state.json"
 Tensors = dict[str, torch.Tensor]
+# Called before anything in a directory of checkpoints changes; raises where another trainer owns it now.
+Guard = Callable[[], None]
+
+
+def nothing() -> None:
+    """The guard of a directory that nobody else writes to."""
 
 
 @dataclass
@@ -99,8 +106,13 @@ def checkpoints(directory: Path) -> list[Path]:
     return sorted(p for p in found if re.fullmatch(r"\d{15}", p.name))
 
 
-def save_checkpoint(directory: Path, snapshot: Snapshot) -> Path:
-    """Write ``directory/<cells_seen>`` aside, flush it, rename it; then remove all but the newest two."""
+def save_checkpoint(directory: Path, snapshot: Snapshot, *, guard: Guard = nothing) -> Path:
+    """Write ``directory/<cells_seen>`` aside, flush it, rename it if ``guard`` lets it; then remove those
+    before it but one.
+
+    What lies ahead is left: a trainer that has died may have come further after this one began, and this one
+    will come to those places again.
+    """
     from safetensors.torch import save_file
 
     path = directory / f"{snapshot.state['cells_seen']:015d}"
@@ -113,8 +125,10 @@ def save_checkpoint(directory: Path, snapshot: Snapshot) -> Path:
         write_json(aside / STATE_FILE, snapshot.state)
         for written in (*aside.iterdir(), aside):
             flush(written)
+        guard()
     flush(directory)
-    for old in checkpoints(directory)[:-KEPT]:
+    before = [old for old in checkpoints(directory) if old.name < path.name]
+    for old in before[: 1 - KEPT]:
         shutil.rmtree(old)
     return path
 

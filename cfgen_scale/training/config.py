@@ -27,7 +27,8 @@ class StageConfig:
     validation_cells        at most so many validation cells are scored
     patience                validations without a better one before the stage stops early; 0: never. With
                             patience the weights of the best validation are kept, else the last ones
-    checkpoint_every_cells  None: 10 times in the budget
+    checkpoint_every_cells  None: 50 times in the budget; where that were more often than every 50 batches,
+                            every 50 batches, but at least 10 times. A kill loses so many cells at most
     """
 
     cells: int
@@ -67,7 +68,8 @@ class StageConfig:
 
     def checkpoint_interval(self) -> int:
         """Cells between checkpoints."""
-        return self.checkpoint_every_cells or max(1, self.cells // 10)
+        sparse = min(50 * self.batch_cells, self.cells // 10)
+        return self.checkpoint_every_cells or max(1, self.cells // 50, sparse)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ class TrainConfig:
     seed        of every draw of the run
     precision   of matrix products; "auto": bfloat16 on a GPU, float32 on a CPU (where bfloat16 is slower).
                 Likelihoods, losses and the ODE state are float32 always
-    threads     CPU threads of each worker; 0: the cores of the machine shared among its workers
+    threads     CPU threads of each worker; 0: the CPUs that it may use (affinity, quota of a container)
+                shared among the workers of its machine
     granularity order of the cells: "uniform"; "blocks" for stores where random rows are slow; "auto" takes
                 what suits the store
     """

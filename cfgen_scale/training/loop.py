@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .checkpoint import Tensors
+from .checkpoint import Guard, Tensors, nothing
 from .meter import Meter
 from .optimisation import learning_rate
 from .stage_run import Cells, StageRun
@@ -36,15 +36,17 @@ def run_stage(
     seed: int,
     report: Report,
     saved: Saved | None = None,
+    guard: Guard = nothing,
     data: Mapping[str, str] | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> Tensors:
     """Train ``stage`` to the end of its budget, or until patience stops it; returns its weights.
 
-    ``directory`` keeps the checkpoints, with ``data``, the digests of what is trained on, and ``versions``;
-    ``report`` is called on the first worker with a row of metrics every ``report_interval`` cells and after
-    each validation, and with a note where a resume does not keep the bits. When it returns, all checkpoints
-    are complete. Raises NonFiniteLossError, and ValueError for a checkpoint of another run.
+    ``directory`` keeps the checkpoints, each if ``guard`` lets it, with ``data``, the digests of what is
+    trained on, and ``versions``; ``report`` is called on the first worker with a row of metrics every
+    ``report_interval`` cells and after each validation, and with a note where a resume does not keep the
+    bits. When it returns, all checkpoints are complete. Raises NonFiniteLossError, and ValueError for a
+    checkpoint of another run.
     """
     run = StageRun(
         stage, cells, accelerator, directory=directory, seed=seed, data=data or {}, versions=versions or {}
@@ -54,11 +56,11 @@ def run_stage(
         place = run.state.circumstances
         tell({"workers": place["workers"], "threads": place["threads"], "note": run.note})
     with CheckpointWriter() as writer:
-        _train(run, writer, tell, saved)
+        _train(run, writer, tell, saved, guard)
     return run.result()
 
 
-def _train(run: StageRun, writer: CheckpointWriter, tell: Report, saved: Saved | None) -> None:
+def _train(run: StageRun, writer: CheckpointWriter, tell: Report, saved: Saved | None, guard: Guard) -> None:
     validate_every = run.config.validation_interval(run.cells.n_training)
     report_every, save_every = run.config.report_interval(), run.config.checkpoint_interval()
     meter = Meter(run.accelerator, run.cells.waited)
@@ -77,7 +79,7 @@ def _train(run: StageRun, writer: CheckpointWriter, tell: Report, saved: Saved |
         if row:
             tell(row)
         if run.finished or crossed(before, after, save_every):
-            written = run.save(writer)
+            written = run.save(writer, guard)
             if saved is not None:
                 saved({"stage": run.stage.name, "cells_seen": after}, written)
         if validating or run.finished or crossed(before, after, save_every):

@@ -26,13 +26,17 @@ class Meter:
         self.cells += global_cells
 
     def read(self) -> dict[str, float]:
-        """Loss per cell over all workers, cells/s, share of the time spent waiting for data; restarts."""
-        total = self.accelerator.reduce(self.loss.float(), reduction="sum")
+        """Loss per cell over all workers, cells/s, share of the time that the worker who waited longest for
+        data has waited (all others wait for it); restarts."""
+        waited = torch.tensor(self.waited() - self.waited_before, device=self.accelerator.device)
+        mine = torch.stack([self.loss.float(), waited.float()])
+        of_workers = self.accelerator.gather(mine).view(-1, 2)
+        total, longest = float(of_workers[:, 0].sum()), float(of_workers[:, 1].max())
         seconds = max(time.monotonic() - self.began, 1e-9)
         row = {
-            "loss": float(total) / max(self.cells, 1),
+            "loss": total / max(self.cells, 1),
             "cells_per_second": self.cells / seconds,
-            "data_wait_share": (self.waited() - self.waited_before) / seconds,
+            "data_wait_share": longest / seconds,
         }
         self.restart()
         return row

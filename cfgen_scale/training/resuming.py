@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Circumstances = dict[str, int | str]
+GPU = "cuda "
 
 
 def circumstances(accelerator: "Accelerator") -> Circumstances:
     """What the rounding of a step depends on: workers, threads of each, device and its instructions, torch.
 
-    Weights are equal to the bit where all of these are equal.
+    Weights are equal to the bit where all of these are equal and the device is a CPU.
     """
     if accelerator.device.type == "cuda":
-        device = torch.cuda.get_device_name(accelerator.device)
+        device = f"{GPU}{torch.cuda.get_device_name(accelerator.device)}"
     else:
         device = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {
@@ -31,12 +32,15 @@ def circumstances(accelerator: "Accelerator") -> Circumstances:
 
 
 def what_is_kept(before: Circumstances, now: Circumstances) -> str | None:
-    """One sentence for the reader of a resumed run, or None where its weights are the same to the bit."""
+    """One sentence for the reader of a resumed run, or None where its weights are the same to the bit: on
+    a CPU, where nothing changed."""
     changed = [name for name in now if before.get(name) != now[name]]
-    if not changed:
+    if not changed and not str(now["device"]).startswith(GPU):
         return None
     what = ", ".join(f"{before.get(name, 'unknown')} -> {now[name]} {_NOUNS[name]}" for name in changed)
-    return f"resumed with {what}: the sequence of cells is kept, the last bits of the weights are not"
+    # On a GPU atomic additions (index_add) come in any order, so that no two runs have the same bits.
+    resumed = f"with {what}" if changed else f"on {now['device']}"
+    return f"resumed {resumed}: the sequence of cells is kept, the last bits of the weights are not"
 
 
 _NOUNS = {"workers": "workers", "threads": "threads", "device": "as device", "torch": "as torch"}

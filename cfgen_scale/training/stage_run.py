@@ -13,6 +13,7 @@ import torch
 
 from ..types import IntArray
 from .checkpoint import (
+    Guard,
     Snapshot,
     Tensors,
     TrainState,
@@ -195,7 +196,7 @@ class StageRun:
             self.state.stopped = 0 < self.config.patience <= self.state.without_better
         return loss
 
-    def save(self, writer: CheckpointWriter) -> Future[Path] | None:
+    def save(self, writer: CheckpointWriter, guard: Guard) -> Future[Path] | None:
         """Begin to write a checkpoint, on the first worker; nobody waits for it."""
         if not self.accelerator.is_main_process:
             return None
@@ -206,7 +207,7 @@ class StageRun:
             optimiser=self.optimiser.optimizer,
             best=self.best,
         )
-        return writer.write(partial(save_checkpoint, self.directory, snapshot))
+        return writer.write(partial(save_checkpoint, self.directory, snapshot, guard=guard))
 
     def result(self) -> Tensors:
         """What the stage ends with: the best validated weights with patience, else the last average."""

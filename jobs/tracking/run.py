@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import batched
 from pathlib import Path
@@ -51,7 +52,7 @@ class Tracker:
 
     def __init__(self, client: "MlflowClient", link: RunLink) -> None:
         self.client, self.run_id, self.uri = client, link.run_id, link.tracking_uri
-        self._last_steps = self._logged_steps()
+        self._last_steps: dict[str, int] | None = self._logged_steps()
 
     @staticmethod
     def start(
@@ -84,13 +85,17 @@ class Tracker:
     def log_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Log rows of metrics.jsonl as ``STAGE/METRIC`` at step cells_seen.
 
-        A step that a metric has already reached is left out, so that giving rows again, after a restart or a
-        resume that repeats steps, changes nothing. (MLflow itself would keep both.) A note becomes the tag
-        ``note.STAGE.CELLS_SEEN``.
+        A step that a metric has already reached is left out, so that giving rows again, after an error, a
+        restart or a resume that repeats steps, changes nothing. (MLflow itself would keep both.) A note
+        becomes the tag ``note.STAGE.CELLS_SEEN``.
         """
         from mlflow.entities import Metric
 
+        if self._last_steps is None:
+            self._last_steps = self._logged_steps()
         now, metrics, steps = int(time.time() * 1000), [], dict(self._last_steps)
+        # What arrives of these rows before an error is asked of MLflow when they are given again.
+        self._last_steps = None
         for row in rows:
             step = int(row["cells_seen"])
             if "note" in row:
@@ -125,7 +130,9 @@ class Tracker:
     ) -> None:
         if kind is None:
             self.end("FINISHED")
-        else:
+            return
+        # Where MLflow itself is what failed the run stays RUNNING, and the first error is the one to see.
+        with suppress(Exception):
             self.end("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
 
     def _logged_steps(self) -> dict[str, int]:

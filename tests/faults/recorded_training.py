@@ -2,8 +2,8 @@
 
     python -m tests.faults.recorded_training DATA RUN WORKERS    (0: this process; else Ray Train workers)
 
-``RUN.steps/RANK.jsonl`` gets a line ``[stage, cells before, cells after, digest of the cells]`` a step; a
-record of its own for each attempt. Cells of the autoencoder are their rows, cells of the flow their latents.
+``RUN.steps/RANK.jsonl`` gets a line ``[process, stage, cells before, cells after, digest of the cells]`` a
+step. Cells of the autoencoder are their rows, cells of the flow their latents.
 """
 
 import hashlib
@@ -32,7 +32,8 @@ def record_steps() -> None:
         before = self.state.cells_seen
         result = taken(self, batch)
         cells = batch.rows if hasattr(batch, "rows") else batch.latent[batch.positions].cpu().numpy()
-        line = [self.stage.name, before, self.state.cells_seen, hashlib.sha256(cells.tobytes()).hexdigest()]
+        digest = hashlib.sha256(cells.tobytes()).hexdigest()
+        line = [os.getpid(), self.stage.name, before, self.state.cells_seen, digest]
         # In one write, so that a kill leaves no half a line between two whole ones.
         with open(folder / f"{self.accelerator.process_index}.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
@@ -43,10 +44,16 @@ def record_steps() -> None:
 
 def sequence(folder: Path, rank: int = 0) -> list[Step]:
     """The steps that made the weights: a step that was rolled back, since a resume took it again from the
-    checkpoint before it, is replaced by what was taken again."""
+    checkpoint before it, is replaced by what was taken again. What an orphan did after a process that came
+    later had begun is left out."""
     steps: list[Step] = []
+    processes: list[int] = []
     for line in (folder / f"{rank}.jsonl").read_text().splitlines():
-        stage, before, after, cells = json.loads(line)
+        process, stage, before, after, cells = json.loads(line)
+        if process not in processes:
+            processes.append(process)
+        if process != processes[-1]:
+            continue
         while steps and steps[-1][0] == stage and steps[-1][1] >= before:
             steps.pop()
         steps.append((stage, before, after, cells))

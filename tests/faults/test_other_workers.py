@@ -79,10 +79,14 @@ def test_ray_takes_the_workers_that_the_cluster_has_room_for(
     assert [n for n in workers if n is not None] == [2, 1]
 
 
-@pytest.mark.parametrize(("trials", "through_ray"), [(4, 0), pytest.param(0, 3, marks=pytest.mark.ray)])
+@pytest.mark.parametrize(
+    ("trials", "through_ray", "torchrun"),
+    [(4, 0, 0), pytest.param(0, 4, 0, marks=pytest.mark.ray), (0, 0, 2)],
+)
 def test_killed_at_random_moments(
-    small_prepared: Path, tmp_path: Path, trials: int, through_ray: int
+    small_prepared: Path, tmp_path: Path, trials: int, through_ray: int, torchrun: int
 ) -> None:
     """A few of the trials of tests/faults/kill_trials.py."""
     asked = ["--data", small_prepared, "--out", tmp_path, "--trials", trials, "--ray", through_ray]
+    asked += ["--torchrun", torchrun]
     finish(start("-m", "tests.faults.kill_trials", *map(str, asked)))

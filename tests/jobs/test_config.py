@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
-from cfgen_scale.training.config import TrainConfig
+from cfgen_scale.training.config import StageConfig, TrainConfig
 from jobs.config import ConfigError, flatten, load_config
 
 
@@ -27,6 +27,22 @@ def test_lists_and_names_from_the_command_line():
     )
     assert config.model.autoencoder.hidden == (64, 32)
     assert config.model.autoencoder.theta_by == "cell_type"
+
+
+@pytest.mark.parametrize(
+    ("cells", "batch_cells", "told", "interval"),
+    [
+        (2_000_000, 256, None, 40_000),
+        (100_000_000, 4096, None, 2_000_000),
+        (200_000, 512, None, 20_000),
+        (5_000, 32, None, 500),
+        (2_000_000, 256, 1234, 1234),
+    ],
+    ids=["a fiftieth", "of a large atlas", "not every few batches", "of a tiny run", "as told"],
+)
+def test_a_kill_loses_little(cells, batch_cells, told, interval):
+    stage = StageConfig(cells, batch_cells, learning_rate=1e-3, checkpoint_every_cells=told)
+    assert stage.checkpoint_interval() == interval
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from jobs.config import ConfigError
 from jobs.parcel import pack, unpack
 from jobs.ray_worker import move
 from jobs.run_directory import RunDirectory
-from jobs.train import checked_storage
 from jobs.workers import Workers
 from tests.tree_bytes import tree_bytes
 
@@ -39,6 +38,20 @@ def test_a_parcel_holds_what_a_resume_needs_and_no_more(run: RunDirectory, tmp_p
     newest = "flow/checkpoints/000000000000020/state.json"
     assert packed == {"autoencoder/result.safetensors", "latents/whitening-abc.safetensors", newest}
     assert (parcel / newest).stat().st_nlink == 2, "linked, not copied"
+
+
+def test_where_links_are_refused_a_parcel_is_a_copy(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linked = pack(run, tmp_path / "linked", run.checkpoints("flow") / f"{20:015d}")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr("jobs.parcel.os.link", refuse)
+    copied = pack(run, tmp_path / "copied", run.checkpoints("flow") / f"{20:015d}")
+    assert tree_bytes(copied) == tree_bytes(linked)
+    assert {path.stat().st_nlink for path in copied.rglob("*") if path.is_file()} == {1}
 
 
 def test_unpacked_elsewhere_it_is_the_run(run: RunDirectory, tmp_path: Path) -> None:
@@ -80,12 +93,3 @@ def test_workers_are_a_number_or_a_range() -> None:
 def test_what_is_no_number_of_workers_is_refused(told: str | int) -> None:
     with pytest.raises(ConfigError, match="workers must be 0"):
         Workers.of(told)
-
-
-def test_storage_is_a_uri_or_a_directory_and_goes_with_ray(tmp_path: Path) -> None:
-    assert checked_storage(None, Workers(0, 0)) is None
-    assert checked_storage(str(tmp_path / "x" / ".." / "y"), Workers(1, 1)) == str(tmp_path / "y")
-    with pytest.raises(ConfigError, match="--workers 1 or more"):
-        checked_storage(str(tmp_path), Workers(0, 0))
-    with pytest.raises(ConfigError, match="no directory or URI that can be opened"):
-        checked_storage("tape://reel/7", Workers(1, 1))

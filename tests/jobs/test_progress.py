@@ -83,21 +83,53 @@ def test_watch_has_told_everything_at_the_end_of_the_body(tmp_path):
     assert "autoencoder:  50% of 1,000 cells" in shown.getvalue()
 
 
-def test_a_failing_listener_lets_the_body_go_on_and_is_raised_at_its_end(tmp_path):
+def test_what_a_failing_listener_missed_is_told_when_it_works_again(tmp_path):
+    path, seen, calls, shown = tmp_path / "metrics.jsonl", [], [], io.StringIO()
+
+    def fail_at_first(rows):
+        calls.append(len(rows))
+        if len(calls) < 4:
+            raise ConnectionError("tracking server is down")
+        seen.extend(rows)
+
+    with watch(path, fail_at_first, stream=shown, interval=0.01, pauses=(0.01, 0.02)):
+        for cells in (100, 200, 300):
+            append(path, row(cells))
+            time.sleep(0.03)
+    assert seen == [row(100), row(200), row(300)]
+    assert shown.getvalue().count("metrics cannot be logged (ConnectionError: tracking server is down)") == 1
+    assert shown.getvalue().count("metrics are logged again") == 1
+
+
+def test_after_the_body_a_listener_is_given_time_to_recover(tmp_path):
+    path, seen = tmp_path / "metrics.jsonl", []
+    recovers = time.monotonic() + 0.5
+
+    def fail_at_first(rows):
+        if time.monotonic() < recovers:
+            raise ConnectionError
+        seen.extend(rows)
+
+    with watch(path, fail_at_first, stream=io.StringIO(), interval=0.01, pauses=(0.05, 60)):
+        append(path, row(100))
+    assert seen == [row(100)]
+
+
+def test_a_listener_that_fails_for_good_stops_nothing_and_is_an_error_at_the_end(tmp_path):
     path, seen, done = tmp_path / "metrics.jsonl", [], []
 
     def fail(rows):
         raise ConnectionError("tracking server is down")
 
     def train():
-        with watch(path, fail, seen.extend, stream=io.StringIO(), interval=0.01):
+        with watch(path, fail, seen.extend, stream=io.StringIO(), interval=0.01, at_the_end=0.0):
             append(path, row(100))
             while not seen:
                 time.sleep(0.01)
             append(path, row(200))
             done.append(True)
 
-    with pytest.raises(ConnectionError, match="server is down"):
+    with pytest.raises(RuntimeError, match=r"could not be logged .*server is down.*same command again"):
         train()
     assert done == [True]
     assert seen == [row(100), row(200)]

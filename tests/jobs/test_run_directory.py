@@ -66,6 +66,26 @@ def test_workers_that_outlive_their_driver_write_nothing_into_the_run_of_the_nex
     assert run.metrics.read_text().count("\n") == 2
 
 
+def test_what_a_kill_left_is_tidied_up_and_nothing_is_lost(tmp_path):
+    """What was about to be replaced goes back, where the new one did not come to its place."""
+    run = begin(tmp_path)
+    kept = run.checkpoints("flow")
+    for name in (".0100.7.replaced", "0200", ".0200.7.replaced", ".0300.7.aside"):
+        (kept / name).mkdir(parents=True)
+        (kept / name / "state.json").write_text(name)
+    run.latents.mkdir()
+    for path in (run.latents / ".whitening.safetensors.7.aside", run.path / ".run.json.7.aside"):
+        path.write_text("half")
+    with sole_trainer(run):
+        pass
+    assert sorted(path.name for path in kept.iterdir()) == ["0100", "0200"]
+    assert [(kept / name / "state.json").read_text() for name in ("0100", "0200")] == [
+        ".0100.7.replaced",
+        "0200",
+    ]
+    assert [p for p in run.path.rglob("*") if "aside" in p.name or "replaced" in p.name] == []
+
+
 def test_metrics_behind_the_restored_position_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     truncate_metrics(path, "flow", 0)

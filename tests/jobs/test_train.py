@@ -2,21 +2,26 @@
 
 import itertools
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cfgen_scale.files import read_json
 from cfgen_scale.model import CFGen
 from jobs.config import ConfigError
 from jobs.run_directory import RunDirectory, RunError
-from jobs.tracking import connect, list_models, resolve_model
+from jobs.tracking import Tracker, connect, list_models, resolve_model
 from jobs.train import require_one_launcher
 from loaders.prepare import prepare
 from loaders.prepared import Prepared
 from tests.small_atlas import N_GENES, SMALL_RUN, metrics_of, small_atlas, train_small
 from tests.tree_bytes import tree_bytes
+
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.device_count() > 0, reason="this machine has a GPU")
 
 
 def store_of(run: Path) -> str:
@@ -70,6 +75,30 @@ def test_cells_from_a_cache_train_the_same_model(
     assert list((tmp_path / "cache").glob("*/rna/cells.zarr*"))
 
 
+def test_an_outage_of_mlflow_costs_nothing(
+    small_prepared: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, failed = Tracker.log_rows, []
+
+    def fail_once(self: Tracker, rows: Sequence[Mapping[str, Any]]) -> None:
+        if not failed:
+            failed.append(True)
+            raise ConnectionError("no route to MLflow")
+        log(self, rows)
+
+    monkeypatch.setattr(Tracker, "log_rows", fail_once)
+    run = train_small(
+        "all", data=small_prepared, run=runs / "run", mlflow_uri=store_of(runs / "run"), register_as="small"
+    )
+    assert capsys.readouterr().err.count("metrics cannot be logged (ConnectionError: no route") == 1
+    client = connect(store_of(run))
+    tracked = client.get_run(read_json(run / "mlflow.json")["run_id"])
+    assert tracked.info.status == "FINISHED"
+    steps = [metric.step for metric in client.get_metric_history(tracked.info.run_id, "flow/loss")]
+    assert steps == [row["cells_seen"] for row in metrics_of(run) if row["stage"] == "flow"]
+    assert resolve_model("models:/small@champion", uri=store_of(run)).exists()
+
+
 def test_the_same_call_again_changes_nothing(
     trained: Path, small_prepared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,6 +134,8 @@ def test_another_seed_is_another_model(trained: Path, small_prepared: Path, runs
         ("all", {"workers": -1}, "workers must be 0"),
         ("all", {"workers": 2, "restarts": -2}, "restarts must be 0 or more, or -1"),
         ("all", {"storage": "s3://bucket/runs"}, "--workers 1 or more"),
+        ("all", {"placement": "spread"}, "--workers 1 or more"),
+        pytest.param("all", {"device": "cuda"}, "--device cuda: this machine has 0 GPUs", marks=WITHOUT_GPU),
     ],
 )
 def test_what_cannot_be_trained_leaves_no_run(

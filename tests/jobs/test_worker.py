@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs.worker import meet, new_model
+from jobs.worker import make_accelerator, meet, new_model, threads_of_worker
 from loaders.order import Order
 from loaders.prepared import Prepared
 from tests.small_atlas import N_TRAIN, SMALL_RUN, metrics_of
@@ -92,7 +92,7 @@ def test_accelerate_launch_is_another_way_to_start_them(
 
 def test_a_worker_that_is_alone_says_so() -> None:
     with pytest.raises(RuntimeError, match="sees 1 processes instead of 2"):
-        meet(2)
+        meet(2, on_gpu=False)
 
 
 def test_initial_weights_depend_on_the_seed_alone(small_prepared: Path) -> None:
@@ -106,3 +106,28 @@ def test_initial_weights_depend_on_the_seed_alone(small_prepared: Path) -> None:
     assert all(torch.equal(first[name], same[name]) for name in first)
     inward = "velocity.inward.weight"
     assert not np.allclose(first[inward], other[inward])
+
+
+def test_the_environment_does_not_scale_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    accelerator = make_accelerator("float32", on_gpu=False)
+    weight = torch.ones(1, requires_grad=True)
+    accelerator.backward((3 * weight).sum())
+    assert weight.grad is not None
+    assert weight.grad.item() == 3.0
+
+
+def test_threads_are_the_cpus_that_this_process_may_use_shared_by_the_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_use = os.sched_getaffinity(0)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    os.sched_setaffinity(0, {min(may_use)})
+    try:
+        assert threads_of_worker() == 1
+    finally:
+        os.sched_setaffinity(0, may_use)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 12)
+    for of_machine, threads in (("1", 12), ("4", 3), ("5", 2), ("16", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", of_machine)
+        assert threads_of_worker() == threads

@@ -25,6 +25,24 @@ def test_loss_rate_and_share_of_waiting(clock, accelerator):
     assert meter.read() == {"loss": 1.0, "cells_per_second": 5.0, "data_wait_share": 0.0}
 
 
+def test_of_several_workers_losses_are_summed_and_the_longest_wait_counts(clock):
+    """In one exchange, and only where metrics are read."""
+    exchanged = []
+
+    class Workers:
+        device = "cpu"
+
+        def gather(self, mine):
+            exchanged.append(mine.tolist())
+            return torch.cat([mine, torch.tensor([10.0, 1.5])])
+
+    meter = Meter(Workers(), lambda: clock[0] / 200)
+    meter.add(torch.tensor(30.0), 10)
+    clock[0] = 102.0
+    assert meter.read() == {"loss": 4.0, "cells_per_second": 5.0, "data_wait_share": 0.75}
+    assert exchanged == [[30.0, pytest.approx(0.01)]]
+
+
 def test_time_between_a_restart_and_the_next_batch_is_not_training(clock, accelerator):
     """Validation and checkpoints are not counted."""
     meter = Meter(accelerator, lambda: 0.0)

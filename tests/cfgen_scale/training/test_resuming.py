@@ -19,6 +19,14 @@ def test_nothing_is_said_where_the_bits_are_kept():
     assert what_is_kept(HERE, dict(HERE)) is None
 
 
+def test_a_gpu_keeps_no_bits():
+    on_gpu = {**HERE, "device": "cuda NVIDIA H100"}
+    assert what_is_kept(on_gpu, dict(on_gpu)) == (
+        "resumed on cuda NVIDIA H100: the sequence of cells is kept, the last bits of the weights are not"
+    )
+    assert "x86_64 AVX512 -> cuda NVIDIA H100 as device" in what_is_kept(HERE, on_gpu)
+
+
 @pytest.mark.parametrize(
     ("now", "says"),
     [

@@ -96,6 +96,37 @@ def test_many_rows_are_more_than_one_request(start):
     assert len(history(tracker, "autoencoder/loss")) == 1500
 
 
+def test_what_arrived_before_an_error_is_logged_once(start, monkeypatch):
+    """Of two requests the second fails; given again, the rows of the first are there already."""
+    tracker = start()
+    log, sent = tracker.client.log_batch, []
+
+    def fail_once(run_id, metrics):
+        sent.append(len(metrics))
+        if len(sent) == 2:
+            raise ConnectionError
+        log(run_id, metrics=metrics)
+
+    monkeypatch.setattr(tracker.client, "log_batch", fail_once)
+    rows = [row(n, loss=float(n)) for n in range(1500)]
+    with pytest.raises(ConnectionError):
+        tracker.log_rows(rows)
+    tracker.log_rows(rows)
+    assert sent == [1000, 500, 500]
+    assert [step for step, _ in history(tracker, "autoencoder/loss")] == list(range(1500))
+
+
+def test_an_error_of_the_body_is_seen_also_where_mlflow_cannot_be_told(start, monkeypatch):
+    tracker = start()
+
+    def fail(*_):
+        raise ConnectionError
+
+    monkeypatch.setattr(tracker.client, "set_terminated", fail)
+    with pytest.raises(KeyError), tracker:
+        raise KeyError
+
+
 def test_parameters_may_be_added_but_not_changed(start):
     first = start({"flow": {"cells": 100}})
     second = start({"flow": {"cells": 100}, "seed": 1})
