@@ -12,6 +12,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
+from .compiled_likelihood import CompiledNegativeBinomial
 from .counts import SparseCounts
 
 ROWS_IN_CACHE = 2**18  # elements of the rows that a CPU takes through all passes before the next ones
@@ -41,7 +42,9 @@ def negative_binomial_log_prob(
     ones would lose its digits (theta of 1e4 and more).
     """
     table = log_theta[None] if log_theta.ndim == 1 else log_theta
-    log_prob: torch.Tensor = _NegativeBinomial.apply(logits, log_size_factor, table, levels, counts)
+    on_cpu = logits.device.type == "cpu" and logits.dtype == torch.float32
+    form = CompiledNegativeBinomial if on_cpu and len(logits) else _NegativeBinomial
+    log_prob: torch.Tensor = form.apply(logits, log_size_factor, table, levels, counts)
     return log_prob
 
 

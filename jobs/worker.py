@@ -192,7 +192,7 @@ class _Trainer:
         if not first_says(self.run.finished("flow")):
             stage = FlowStage(model.velocity, self.config.flow)
             cells = flow_cells(latents, model, self.prepared, self.config, self.accelerator)
-            self._fit(stage, cells)
+            self._fit(stage, cells, latents=latents.key)
         self._load(model.velocity, "flow")
 
     def save(self, model: CFGen) -> None:
@@ -217,7 +217,8 @@ class _Trainer:
                 save_tensors(model.whitening.state_dict(), kept, guard=self.guard)
         model.whitening.load_state_dict(broadcast(dict(model.whitening.state_dict())))
 
-    def _fit(self, stage: Stage[Any], cells: Cells) -> None:
+    def _fit(self, stage: Stage[Any], cells: Cells, **made_of: str) -> None:
+        """Train a stage, or go on with it where its checkpoints were made of the same data and ``made_of``."""
         directory = self.run.checkpoints(stage.name)
         begun = self._begun(directory)
         if self.accelerator.is_main_process:
@@ -231,7 +232,7 @@ class _Trainer:
             report=self.books.add,
             saved=self.saved,
             guard=self.guard,
-            data={"data": self.prepared.arrangement, "schema": self.prepared.schema.digest()},
+            data={"data": self.prepared.arrangement, "schema": self.prepared.schema.digest(), **made_of},
             versions=versions(),
         )
         if self.writes:

@@ -2,8 +2,8 @@
 
     python -m tests.faults.recorded_training DATA RUN WORKERS    (0: this process; else Ray Train workers)
 
-``RUN.steps/RANK.jsonl`` gets a line ``[process, stage, cells before, cells after, digest of the cells]`` a
-step. Cells of the autoencoder are their rows, cells of the flow their latents.
+``RUN.steps/RANK.jsonl`` gets a line ``[process, stage, cells before, cells after, digest of the rows of its
+cells]`` a step.
 """
 
 import hashlib
@@ -31,8 +31,7 @@ def record_steps() -> None:
     def step(self: StageRun, batch: Any) -> Any:
         before = self.state.cells_seen
         result = taken(self, batch)
-        cells = batch.rows if hasattr(batch, "rows") else batch.latent[batch.positions].cpu().numpy()
-        digest = hashlib.sha256(cells.tobytes()).hexdigest()
+        digest = hashlib.sha256(batch.rows.tobytes()).hexdigest()
         line = [os.getpid(), self.stage.name, before, self.state.cells_seen, digest]
         # In one write, so that a kill leaves no half a line between two whole ones.
         with open(folder / f"{self.accelerator.process_index}.jsonl", "a") as file:

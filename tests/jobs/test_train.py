@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from cfgen_scale.files import read_json
 from cfgen_scale.model import CFGen
@@ -177,6 +178,19 @@ def test_the_same_cells_in_another_order_are_refused(small_prepared: Path, runs:
     assert repacked.digest == Prepared.open(small_prepared).digest
     with pytest.raises(RunError, match="begun on other cells, or on these in another order"):
         train_small("flow", data=repacked.path, run=runs / "run")
+
+
+def test_the_flow_does_not_go_on_with_latents_of_another_autoencoder(
+    trained: Path, small_prepared: Path, runs: Path
+) -> None:
+    run = RunDirectory(shutil.copytree(trained, runs / "run"))
+    run.result("flow").unlink()
+    shutil.rmtree(run.model)
+    weights = load_file(run.result("autoencoder"))
+    save_file({name: 1.5 * tensor for name, tensor in weights.items()}, run.result("autoencoder"))
+    with pytest.raises(ValueError, match="was made with latents"):
+        train_small("flow", data=small_prepared, run=run.path)
+    assert not run.finished("flow")
 
 
 def test_a_diverging_run_says_so_and_ends_as_failed(small_prepared: Path, runs: Path) -> None:
