@@ -240,7 +240,7 @@ class CompiledNegativeBinomial(torch.autograd.Function):
         rows = torch.zeros(n, dtype=torch.int64) if levels is None else levels.contiguous()
         share, log_prob = torch.empty(n, n_features), torch.empty(n)
         unexplained, slopes = torch.empty_like(counts.values), torch.empty_like(counts.values)
-        read = [
+        read: Any = [
             t.detach().numpy()
             for t in (log_l, theta, table, rows, counts.begins, counts.features, counts.values)
         ]
@@ -257,13 +257,13 @@ class CompiledNegativeBinomial(torch.autograd.Function):
         share, log_l, theta = ctx.saved_tensors[:3]
         by_logits, by_log_l = torch.empty_like(share), torch.empty_like(log_l)
         by_theta = torch.zeros(min(torch.get_num_threads(), len(share)), *theta.shape)
-        read = [t.numpy() for t in (*ctx.saved_tensors, grad.float().contiguous())]
-        logits_out, theta_out, log_l_out = by_logits.numpy(), by_theta.numpy(), by_log_l.numpy()
-        in_parts(
-            len(share),
-            lambda part, first, last: slopes_of_cells(
-                first, last, *read, logits_out, theta_out[part], log_l_out
-            ),
-        )
+        read: Any = [t.numpy() for t in (*ctx.saved_tensors, grad.float().contiguous())]
+        logits_out, theta_out, log_l_out = (t.numpy() for t in (by_logits, by_theta, by_log_l))
+
+        def work(part: int, first: int, last: int) -> None:
+            written: Any = logits_out, theta_out[part], log_l_out
+            slopes_of_cells(first, last, *read, *written)
+
+        in_parts(len(share), work)
         of_l, of_theta = ctx.dtypes
         return by_logits, by_log_l.to(of_l), by_theta.sum(0).to(of_theta), None, None

@@ -16,20 +16,11 @@ NONZERO_BYTES = 4 + 2
 # Passes over dense (B, G) float32 matrices of one autoencoder step, each read or written once. Forwards:
 # counts made dense, their log1p and its product (4), logits and their bias (2), softmax (2), mean over theta
 # and its log1p (6), sums and maxima (3). Backwards: mean over theta (4), p (5), the slope by theta (6), sums
-# (1), the slope by the logits (7), the products that read it and the counts (3). A compiled likelihood would
-# have fewer.
+# (1), the slope by the logits (7), the products that read it and the counts (3).
 TRAINING_PASSES = 43
-# On a processor, which takes a few rows through all that in its cache and the counts as non-zeros, the
-# exponentials and logarithms take the time, not the bytes: as long as so many passes (measured, one thread:
-# 57 us for 5,000 genes where 23.5 GB/s are copied).
-TRAINING_PASSES_IN_CACHE = 67
-# There the first layer is made of the rows of weights that a cell's non-zeros name: each read forwards, and
-# its slope read and written backwards. A pass forwards by itself finds about half of them in the cache.
-SPARSE_PASSES, SPARSE_PASSES_FORWARDS = 3, 0.5
-# Of what one product, or one copy, reaches in a loop by itself on a processor, a whole step reaches so much:
-# threads wait for each other at each of hundreds of small kernels, and what the next one reads has left the
-# cache. `plan --measure` shows what is left of it.
-REACHED_ON_PROCESSOR = 0.65
+# On a processor, whose compiled likelihood keeps a cell's row in the cache: logits (2), softmax (1), and
+# backwards softmax (1), the slope by the logits (1) and its two products (2).
+TRAINING_PASSES_IN_CACHE = 7
 ENCODING_PASSES = 4
 DECODING_PASSES = 8
 # AdamW reads weight, slope and two moments and writes three; the average reads two and writes one; the norm
@@ -54,6 +45,9 @@ class Device:
     network         bytes a second that one worker sends in an all-reduce
     launch          seconds from one kernel to the next, at least
     source          where the figures come from
+    likelihood      genes of cells a second whose likelihood is taken forwards and backwards, and
+    rows            bytes a second of the first layer's weights that non-zeros name: of a processor, measured;
+                    None: as fast as memory
     """
 
     name: str
@@ -64,6 +58,8 @@ class Device:
     network: float
     launch: float
     source: str
+    likelihood: float | None = None
+    rows: float | None = None
 
 
 @dataclass(frozen=True)
@@ -160,21 +156,31 @@ def autoencoder_step(work: Work, *, on_processor: bool) -> tuple[float, float]:
     """Operations of matrix products, and bytes moved, for one cell of a training step.
 
     Operations: 2 a weight forwards, 4 backwards (slopes of weights and of inputs), of which the first layer,
-    whose inputs need no slope, saves 2, and on a processor all those of genes without counts. Bytes: the
-    dense passes, and the optimiser's once a batch.
+    whose inputs need no slope, saves 2, and on a processor all: it takes the layer from the non-zeros. Bytes:
+    those of the likelihood, of the first layer, and the optimiser's once a batch.
     """
-    width, both = work.model.autoencoder.hidden[0], sum(autoencoder_weights(work))
-    operations = 6 * both - 2 * work.genes * width - 4 * _genes_without_counts(work, on_processor) * width
-    dense = (TRAINING_PASSES_IN_CACHE if on_processor else TRAINING_PASSES) * work.genes
-    sparse = SPARSE_PASSES * work.nonzeros * width if on_processor else 0.0
-    return operations, (dense + sparse) * FLOAT + optimiser_bytes(parameters(work)[0]) / work.batch
+    both, width = sum(autoencoder_weights(work)), work.model.autoencoder.hidden[0]
+    operations = 6 * both - (6 if on_processor else 2) * work.genes * width
+    passes = TRAINING_PASSES_IN_CACHE if on_processor else TRAINING_PASSES
+    first = 2 * rows_bytes(work) if on_processor else 0.0
+    updated = optimiser_bytes(parameters(work)[0]) / work.batch
+    return operations, passes * work.genes * FLOAT + first + updated
+
+
+def rows_bytes(work: Work) -> float:
+    """Rows of the first layer's weights that a cell's non-zeros name, in bytes."""
+    return work.nonzeros * work.model.autoencoder.hidden[0] * FLOAT
 
 
 def autoencoder_training(work: Work, device: Device, host: Host, workers: int) -> Seconds:
     """One cell of the autoencoder's training: its step on the device, and its counts on their way there."""
     on_processor = device.link is None
     operations, moved = autoencoder_step(work, on_processor=on_processor)
-    busy = operations / device.flops + moved / device.memory_rate
+    busy = operations / device.flops
+    if device.likelihood and device.rows:
+        busy += work.genes / device.likelihood + 2 * rows_bytes(work) / device.rows
+        moved = optimiser_bytes(parameters(work)[0]) / work.batch
+    busy += moved / device.memory_rate
     return Seconds(
         max(busy, AUTOENCODER_KERNELS * device.launch / work.batch),
         link_seconds(work, device),
@@ -183,11 +189,6 @@ def autoencoder_training(work: Work, device: Device, host: Host, workers: int) -
         one_processor=on_processor,
         operations=operations,
     )
-
-
-def _genes_without_counts(work: Work, on_processor: bool) -> float:
-    """Rows of the first layer's weights that a cell does not touch: none where counts are made dense."""
-    return work.genes - work.nonzeros if on_processor else 0.0
 
 
 def flow_training(work: Work, device: Device, workers: int) -> Seconds:
@@ -204,19 +205,19 @@ def flow_training(work: Work, device: Device, workers: int) -> Seconds:
 
 def encoding(work: Work, device: Device, host: Host) -> Seconds:
     """One cell encoded to its latent: the encoder's products, and counts made dense where they are."""
-    alone = device.link is None
-    used = (
-        autoencoder_weights(work)[0] - _genes_without_counts(work, alone) * work.model.autoencoder.hidden[0]
-    )
-    of_weights = SPARSE_PASSES_FORWARDS * work.nonzeros * work.model.autoencoder.hidden[0]
-    moved = (of_weights if alone else ENCODING_PASSES * work.genes) * FLOAT
+    encoder, on_processor = autoencoder_weights(work)[0], device.link is None
+    if on_processor:
+        operations = 2 * (encoder - work.genes * work.model.autoencoder.hidden[0])
+        first = rows_bytes(work) / (device.rows or device.memory_rate)
+    else:
+        operations, first = 2 * encoder, ENCODING_PASSES * work.genes * FLOAT / device.memory_rate
     return Seconds(
-        2 * used / device.flops + moved / device.memory_rate,
+        operations / device.flops + first,
         link_seconds(work, device),
         work.nonzeros / host.nonzeros,
         0.0,
-        one_processor=alone,
-        operations=2 * used,
+        one_processor=on_processor,
+        operations=operations,
     )
 
 

@@ -4,7 +4,8 @@ numba calls the C library for every ``math.exp``, one number at a time. These ha
 so that the compiler works on as many numbers at once as the processor's registers hold (16 with AVX-512):
 0.9 ns for an exponential and a logarithm of one element of a matrix, where the C library takes 15 ns.
 
-What is not finite stays so: NaN gives NaN.
+What is not finite stays so: NaN gives NaN. numba's cache looks only at the file of the loop that it keeps:
+who changes a function here must touch the files that use it.
 """
 
 import math

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix, random_array
 
-from cfgen_scale.costs import REACHED_ON_PROCESSOR, Device, Host
-from cfgen_scale.likelihoods import negative_binomial_sample
+from cfgen_scale.costs import FLOAT, Device, Host
+from cfgen_scale.counts import SparseCounts
+from cfgen_scale.counts_layer import CountsLinear
+from cfgen_scale.likelihoods import negative_binomial_log_prob, negative_binomial_sample
 from loaders.prepared import Prepared
 from loaders.stream import CellStream
 
@@ -31,21 +33,46 @@ def best_seconds(act: Callable[[], object], repeats: int = 15) -> float:
 
 
 def measured_device(batch: int, hidden: int, genes: int) -> Device:
-    """This machine's CPU: of products of the shape of the decoder's last layer, and of streaming through
-    memory, the share that a step reaches."""
-    a, b = torch.rand(batch, hidden), torch.rand(hidden, genes)
-    product = torch.empty(batch, genes)
-    flops = 2 * batch * hidden * genes / best_seconds(lambda: torch.mm(a, b, out=product))
+    """This machine's CPU, each kernel by itself: products of the decoder's last layer forwards and backwards,
+    streaming through memory, the likelihood and the first layer of simulated counts."""
     source, target = torch.rand(32 * 2**20), torch.zeros(32 * 2**20)
-    memory_rate = 2 * 4 * len(source) / best_seconds(lambda: target.copy_(source))
+    memory_rate = 2 * FLOAT * len(source) / best_seconds(lambda: target.copy_(source))
     one = torch.ones(8)
-    launch = best_seconds(lambda: [one.add_(1) for _ in range(1000)]) / 1000
-    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    said = f"measured now on this machine, {torch.get_num_threads()} threads, float32"
-    # One machine: an all-reduce between its workers goes through memory.
-    network = memory_rate / 4
-    reached = REACHED_ON_PROCESSOR
-    return Device("cpu", reached * flops, reached * memory_rate, memory, None, network, launch, said)
+    counts = SparseCounts.from_csr(simulated(batch, genes))
+    return Device(
+        "cpu",
+        flops=_products(batch, hidden, genes),
+        memory_rate=memory_rate,
+        memory=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        link=None,
+        # One machine: an all-reduce between its workers goes through memory.
+        network=memory_rate / 4,
+        launch=best_seconds(lambda: [one.add_(1) for _ in range(1000)]) / 1000,
+        source=f"measured now on this machine, {torch.get_num_threads()} threads, float32",
+        likelihood=batch * genes / _likelihood(counts),
+        rows=2 * len(counts.values) * hidden * FLOAT / _first_layer(counts, hidden),
+    )
+
+
+def _products(batch: int, hidden: int, genes: int) -> float:
+    """Operations a second."""
+    a, weight, slope = torch.rand(batch, hidden), torch.rand(genes, hidden), torch.rand(batch, genes)
+    forwards = best_seconds(lambda: a @ weight.T)
+    backwards = best_seconds(lambda: slope @ weight) + best_seconds(lambda: slope.T @ a)
+    return 6 * batch * hidden * genes / (forwards + backwards)
+
+
+def _likelihood(counts: SparseCounts) -> float:
+    """Seconds, forwards and backwards."""
+    logits = torch.randn(counts.shape, requires_grad=True)
+    log_theta, log_l = torch.zeros(counts.shape[1], requires_grad=True), counts.totals().log()
+    return best_seconds(lambda: negative_binomial_log_prob(counts, logits, log_l, log_theta).sum().backward())
+
+
+def _first_layer(counts: SparseCounts, hidden: int) -> float:
+    """Seconds, forwards and backwards."""
+    layer = CountsLinear(counts.shape[1], hidden)
+    return best_seconds(lambda: layer(counts).sum().backward())
 
 
 def measured_host(prepared: Prepared, genes: int, folder: Path) -> Host:

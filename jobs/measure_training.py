@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cfgen_scale.costs import REACHED_ON_PROCESSOR, Device, Host, Seconds, Work
+from cfgen_scale.costs import Device, Host, Seconds, Work
 from cfgen_scale.model import CFGen
 from cfgen_scale.training.config import FlowStageConfig, StageConfig, TrainConfig
 from cfgen_scale.training.loop import run_stage
@@ -59,10 +59,11 @@ def _short_training() -> TrainConfig:
 
 def _rates(device: Device, host: Host) -> Iterator[str]:
     yield f"this machine ({device.source}):"
-    flops, memory_rate = device.flops / REACHED_ON_PROCESSOR, device.memory_rate / REACHED_ON_PROCESSOR
-    reached = f"of which a step is taken to reach {REACHED_ON_PROCESSOR:.0%}"
-    yield f"  matrix products  {flops / 1e9:,.0f} GFLOP/s, {reached}"
-    yield f"  memory           {memory_rate / 1e9:,.1f} GB/s (copied bytes counted twice), {reached}"
+    yield f"  matrix products  {device.flops / 1e9:,.0f} GFLOP/s"
+    yield f"  memory           {device.memory_rate / 1e9:,.1f} GB/s (copied bytes counted twice)"
+    if device.likelihood and device.rows:
+        yield f"  likelihood       {device.likelihood / 1e6:,.0f} M genes/s, forwards and backwards"
+        yield f"  first layer      {device.rows / 1e9:,.1f} GB/s of rows of weights"
     yield f"  reading          {host.nonzeros / 1e6:,.0f} M non-zeros/s"
     yield f"  drawing counts   {host.draws / 1e6:,.1f} M genes/s"
     yield f"  compressing      {host.compress / 1e6:,.0f} MB/s"

@@ -218,7 +218,7 @@ class _Trainer:
         model.whitening.load_state_dict(broadcast(dict(model.whitening.state_dict())))
 
     def _fit(self, stage: Stage[Any], cells: Cells, **made_of: str) -> None:
-        """Train a stage, or go on with it where its checkpoints were made of the same data and ``made_of``."""
+        """Train a stage, or go on with it where its checkpoints were made of the same data and of this."""
         directory = self.run.checkpoints(stage.name)
         begun = self._begun(directory)
         if self.accelerator.is_main_process:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from scipy.sparse import csr_matrix
 
-from cfgen_scale import likelihoods
+from cfgen_scale import compiled_likelihood, likelihoods
 from cfgen_scale.counts import SparseCounts
 from cfgen_scale.likelihoods import negative_binomial_log_prob, negative_binomial_sample
 
@@ -99,6 +99,53 @@ def test_float32_keeps_five_digits():
     gradients = torch.autograd.grad(ours.sum(), wanted), torch.autograd.grad(exact.sum(), double)
     for ours_of, exact_of in zip(*gradients, strict=True):
         torch.testing.assert_close(ours_of.double(), exact_of, rtol=1e-4, atol=1e-4)
+
+
+def pytorch_form(counts, logits, log_l, log_theta, levels):
+    """The form that a GPU takes, in PyTorch's operations."""
+    table = log_theta if levels is not None else log_theta[None]
+    return likelihoods._NegativeBinomial.apply(logits, log_l, table, levels, counts)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("levels", [None, LEVELS], ids=["theta per gene", "theta per gene and level"])
+def test_the_compiled_form_is_that_of_pytorch(levels, threads, monkeypatch):
+    """In value and slopes, also where rows of logits do not lie one behind the other."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    x, (logits, log_l, log_theta) = draws(torch.float32, levels=levels)
+    counts, weight = sparse(x), torch.arange(1.0, 8.0)
+    apart = torch.zeros(7, 16)[:, :11].copy_(logits.detach()).requires_grad_()
+    assert not apart.is_contiguous()
+    ours = negative_binomial_log_prob(counts, apart, log_l, log_theta, levels)
+    theirs = pytorch_form(counts, logits, log_l, log_theta, levels)
+    torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=1e-5)
+    for ours_of, theirs_of in zip(
+        torch.autograd.grad(ours @ weight, (apart, log_l, log_theta)),
+        torch.autograd.grad(theirs @ weight, (logits, log_l, log_theta)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours_of, theirs_of, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("theta", [1e-3, 0.7, 30.0, 1e5])
+def test_log_gammas_of_any_count_are_scipys(theta):
+    """Products of up to 32 factors, and differences of log-gammas beyond."""
+    for x in (2.0, 3.0, 32.0, 33.0, 400.0, 1e6):
+        value, slope = compiled_likelihood._log_gammas(x, theta)
+        exact = special.gammaln(x + theta) - special.gammaln(theta) - special.gammaln(x + 1)
+        assert value == pytest.approx(exact, rel=1e-9, abs=1e-8)
+        assert slope == pytest.approx(theta * (special.digamma(x + theta) - special.digamma(theta)), rel=1e-9)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_give_no_number(wrong):
+    """A row of -inf, or any NaN or inf: the stage must see it and stop."""
+    logits = torch.zeros(2, 3)
+    logits[1] = wrong
+    log_prob = negative_binomial_log_prob(
+        sparse([[1, 0, 2], [0, 0, 3]]), logits, torch.ones(2), torch.zeros(3)
+    )
+    assert torch.isfinite(log_prob).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16 autocast"])
