@@ -33,13 +33,14 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
 class ModelConfig:
     """What a CFGen is made of.
 
-    size_factors_by   attribute whose levels have a library-size distribution each, or None
+    size_factors_by   attribute whose levels have a library-size distribution each, or several, whose joint
+                      levels have (see SizeFactors), or None
     ode               how the flow is integrated unless a call says otherwise
     """
 
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     velocity: VelocityConfig = field(default_factory=VelocityConfig)
-    size_factors_by: str | None = None
+    size_factors_by: str | tuple[str, ...] | None = None
     ode: OdeConfig = field(default_factory=OdeConfig)
 
 
@@ -63,7 +64,8 @@ class CFGen(nn.Module):
         self.config, self.schema = config, schema
         self.size_factors, self.frequencies = size_factors, frequencies
         self.provenance = dict(provenance or {})
-        self.autoencoder = Autoencoder(config.autoencoder, schema, feature_totals)
+        n_cells = int(frequencies.cells.sum())
+        self.autoencoder = Autoencoder(config.autoencoder, schema, feature_totals, n_cells=n_cells)
         self.whitening = Whitening(config.autoencoder.latent)
         self.velocity = Velocity(
             config.velocity,
@@ -129,9 +131,10 @@ class CFGen(nn.Module):
         backwards: bool = False,
         ode: OdeConfig | None = None,
     ) -> torch.Tensor:
-        """Follow the guided field (Eq. 8) from noise to whitened latents, or backwards: (B, D) -> (B, D)."""
+        """Follow the guided field (guidance.py) from noise to whitened latents, or backwards: (B, D) -> (B, D)."""
         start, end = (1.0, 0.0) if backwards else (0.0, 1.0)
-        flow = guided_field(self.velocity, condition, guidance)
+        told = self.config.velocity.attributes_told
+        flow = guided_field(self.velocity, condition, guidance, told=told)
         return integrate(flow, z, start=start, end=end, config=ode or self.config.ode)
 
     # ------------------------------------------------------------------ generation
@@ -206,7 +209,8 @@ class CFGen(nn.Module):
         ode: OdeConfig | None = None,
         batch_cells: int = 1024,
     ) -> Any:
-        """An AnnData of ``n_cells`` new cells: X raw counts (n, G) CSR int32, obs with the attributes told.
+        """An AnnData of ``n_cells`` new cells: X raw counts (n, G) CSR int32, obs with the attributes told; of
+        several modalities a dict of one for each, which ``mudata.MuData`` takes.
 
         ``told`` maps attributes to a category each; ``untold`` names attributes left untold; the others are
         drawn as they occur together in the training cells. ``guidance`` maps attributes to weights (1
@@ -255,17 +259,11 @@ class CFGen(nn.Module):
         return path
 
     def _document(self) -> dict[str, Any]:
-        sizes = self.size_factors
         return {
             "format": FORMAT,
             "config": asdict(self.config),
             "schema": self.schema.to_json(),
-            "size_factors": {
-                "by": sizes.by,
-                "mean": sizes.mean.tolist(),
-                "sd": sizes.sd.tolist(),
-                "log_range": sizes.log_range.tolist(),
-            },
+            "size_factors": self.size_factors.to_json(),
             "labels": {
                 "codes": self.frequencies.codes.tolist(),
                 "cells": self.frequencies.cells.tolist(),
@@ -292,16 +290,11 @@ class CFGen(nn.Module):
         if document.get("format") != FORMAT:
             raise ValueError(f"{path}: model format {document.get('format')!r}; this version reads {FORMAT}.")
         schema = AtlasSchema.from_json(document["schema"])
-        sizes, labels = document["size_factors"], document["labels"]
+        labels = document["labels"]
         model = CFGen(
             TypeAdapter(ModelConfig).validate_json(json.dumps(document["config"])),
             schema,
-            size_factors=SizeFactors(
-                sizes["by"],
-                torch.tensor(sizes["mean"]),
-                torch.tensor(sizes["sd"]),
-                torch.tensor(sizes["log_range"]),
-            ),
+            size_factors=SizeFactors.from_json(document["size_factors"]),
             frequencies=LabelFrequencies.of(
                 list(zip(labels["codes"], labels["cells"], strict=True)), len(schema.covariates)
             ),
