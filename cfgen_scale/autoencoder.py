@@ -70,6 +70,10 @@ class AutoencoderConfig:
         for name in self.modalities:
             if name not in names:
                 raise SchemaError(f"there is no modality {name!r}. Those of the cells: {', '.join(names)}.")
+            if self.latents == "joint" and self.of(name).latent is not None:
+                raise ValueError(
+                    f"{name!r} is given a latent of its own, and latents are joint: set latents=concatenated."
+                )
         if self.latents == "joint":
             return (slice(0, self.latent),) * len(names)
         sizes = self._latent_sizes(names)

@@ -126,22 +126,27 @@ def _prepare(add: Add) -> None:
         help="negative_binomial (default), poisson, or bernoulli, which binarises the counts: atac=bernoulli; "
         "the first modality is rna; repeatable",
     )
-    several = {"action": "append", "default": []}
     option(
         "--layer",
         metavar="[NAME=]LAYER",
         help="layer that holds the counts (default: X, or the only layer of SOMA), of all modalities or of one",
-        **several,
+        action="append",
+        default=[],
     )
     option(
         "--feature-column",
         metavar="[NAME=]COLUMN",
         help="var column of gene names (the index; 10x: name, or id)",
-        **several,
+        action="append",
+        default=[],
     )
     soma = parser.add_argument_group("SOMA experiments")
     soma.add_argument(
-        "--measurement", metavar="[NAME=]MEASUREMENT", help="what was measured (RNA)", **several
+        "--measurement",
+        metavar="[NAME=]MEASUREMENT",
+        help="what was measured (RNA)",
+        action="append",
+        default=[],
     )
     soma.add_argument("--obs-filter", metavar="CONDITION", help="cells to take, such as 'tissue == \"lung\"'")
     option("--split-by", metavar="NAME", help="obs column whose levels stay whole, such as donor")

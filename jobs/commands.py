@@ -57,10 +57,12 @@ def _sources_by_name(modalities: list[str]) -> dict[str, list[str] | None]:
 
 def _likelihoods(options: list[str]) -> dict[str, Any]:
     """NAME=KIND as a dict."""
-    kinds = dict(option.partition("=")[::2] for option in options)
-    for option, kind in zip(options, kinds.values(), strict=False):
-        if not kind:
+    kinds: dict[str, Any] = {}
+    for option in options:
+        name, _, kind = option.partition("=")
+        if not (name and kind):
             raise ValueError(f"--likelihood {option}: write NAME=KIND, such as atac=bernoulli.")
+        kinds[name] = kind
     return kinds
 
 

@@ -189,6 +189,12 @@ def _check_model(model: "ModelConfig", prepared: "Prepared") -> None:
                 raise ConfigError(
                     f"{key}={name!r} is no label of the prepared atlas. Its labels: {', '.join(known)}."
                 )
+    kinds = {modality.likelihood for modality in prepared.schema.modalities}
+    if model.autoencoder.theta_by and "negative_binomial" not in kinds:
+        raise ConfigError(
+            f"model.autoencoder.theta_by={model.autoencoder.theta_by!r}: of {', '.join(kinds)} counts there is "
+            "no theta. Leave it out."
+        )
     try:
         model.autoencoder.latent_parts(prepared.schema)
         SizeFactors.fit(

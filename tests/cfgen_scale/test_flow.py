@@ -44,6 +44,24 @@ def test_telling_is_per_cell_none_or_one_attribute():
     torch.testing.assert_close(shares, torch.tensor([0.2, 0.4, 0.4]), atol=0.02, rtol=0)
 
 
+def test_all_attributes_are_told_or_none():
+    cells = torch.arange(20_000)
+    labels = torch.stack([cells % 5, cells % 3, cells % 2], dim=1)
+    told = tell(DRAWS, cells, labels, 0.2, "all")
+    known = told >= 0
+    assert (known.all(1) | ~known.any(1)).all()
+    assert known.any(1).float().mean().item() == pytest.approx(0.8, abs=0.02)
+    assert (told[known] == labels[known]).all()
+
+
+def test_every_subset_is_told_as_often():
+    cells = torch.arange(40_000)
+    labels = torch.stack([cells % 5, cells % 3, cells % 2], dim=1)
+    known = tell(DRAWS, cells, labels, 0.2, "subset") >= 0
+    shares = torch.bincount((known * torch.tensor([1, 2, 4])).sum(1), minlength=8) / len(cells)
+    torch.testing.assert_close(shares, torch.tensor([0.2] + [0.8 / 7] * 7), atol=0.01, rtol=0)
+
+
 def test_telling_keeps_unlabelled_cells_untold_and_bears_no_attributes():
     unlabelled, cells = torch.full((50, 2), -1), torch.arange(50)
     assert (tell(DRAWS, cells, unlabelled, 0.0) == -1).all()
