@@ -30,9 +30,7 @@ def size_factor_columns(log_size_factor: NDArray[np.float32], schema: AtlasSchem
     return dict(zip(columns, np.exp(log_size_factor).T, strict=True))
 
 
-def cells_to_anndata(
-    parts: Sequence[GeneratedCells], schema: AtlasSchema
-) -> "AnnData | dict[str, AnnData]":
+def cells_to_anndata(parts: Sequence[GeneratedCells], schema: AtlasSchema) -> "AnnData | dict[str, AnnData]":
     """All parts in order: an AnnData with X raw counts (n, G) CSR int32, obs the attributes told and size
     factors, obsm["X_cfgen"] the latents (n, D). Of several modalities a dict of one for each, with the same
     obs: ``mudata.MuData`` takes it as it is."""

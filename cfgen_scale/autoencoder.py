@@ -154,9 +154,7 @@ class Autoencoder(nn.Module):
         hidden = [self.encoders[name](c) for name, c in zip(self.names, heard, strict=True)]
         return self.joint(torch.cat(hidden, dim=1)).float()
 
-    def decode(
-        self, z: torch.Tensor, log_size_factor: torch.Tensor, labels: torch.Tensor
-    ) -> list[Decoded]:
+    def decode(self, z: torch.Tensor, log_size_factor: torch.Tensor, labels: torch.Tensor) -> list[Decoded]:
         """Per modality, of log size factors (B, S): log mean (B, G) and log theta (G,) or (B, G), of Poisson
         counts log mean and None, of a binarised modality logits (B, G) and None.
 

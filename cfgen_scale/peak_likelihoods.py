@@ -34,8 +34,8 @@ def poisson_log_prob(
 class _Poisson(torch.autograd.Function):
     """``poisson_log_prob``. Its derivatives, with T the sum of a cell's counts::
 
-        d/dlogits = x - T * softmax(logits)
-        d/dlog l  = T - l
+    d/dlogits = x - T * softmax(logits)
+    d/dlog l  = T - l
     """
 
     @staticmethod

@@ -79,7 +79,9 @@ class SizeFactors:
             return torch.zeros(len(labels), dtype=torch.int64)
         distinct, of_cell = np.unique(labels[:, columns].cpu().numpy(), axis=0, return_inverse=True)
         known = {tuple(level): row for row, level in enumerate(self.levels.tolist())}
-        rows = [next(known[level] for level in _ever_fewer(told) if level in known) for told in distinct.tolist()]
+        rows = [
+            next(known[level] for level in _ever_fewer(told) if level in known) for told in distinct.tolist()
+        ]
         return torch.tensor(rows, dtype=torch.int64)[torch.from_numpy(of_cell.reshape(-1))]
 
     def to_json(self) -> dict[str, Any]:
@@ -168,9 +170,7 @@ def _of_joint_levels(
         for level, places in sorted(cells.items())
     }
     return {
-        level: tables
-        for level, tables in pooled.items()
-        if tables and tables[0].n >= MIN_CELLS_OF_A_LEVEL
+        level: tables for level, tables in pooled.items() if tables and tables[0].n >= MIN_CELLS_OF_A_LEVEL
     }
 
 

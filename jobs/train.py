@@ -197,9 +197,7 @@ def _check_model(model: "ModelConfig", prepared: "Prepared") -> None:
         )
     try:
         model.autoencoder.latent_parts(prepared.schema)
-        SizeFactors.fit(
-            statistics.libraries, prepared.schema, model.size_factors_by, statistics.joint_labels
-        )
+        SizeFactors.fit(statistics.libraries, prepared.schema, model.size_factors_by, statistics.joint_labels)
     except ValueError as error:
         raise ConfigError(f"configuration of the model: {error}") from None
 

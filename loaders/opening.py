@@ -88,7 +88,11 @@ def is_soma(source: str | Path | AnnData) -> bool:
     from loaders.soma_store import is_experiment
 
     scheme = str(source).partition("://")[0]
-    return scheme in TILEDB_SCHEMES and not str(source).rstrip("/").endswith(".zarr") and is_experiment(str(source))
+    return (
+        scheme in TILEDB_SCHEMES
+        and not str(source).rstrip("/").endswith(".zarr")
+        and is_experiment(str(source))
+    )
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,7 @@ def counts():
 def model_of(schema, libraries, frequencies):
     """A builder of small random models: keyword arguments go to AutoencoderConfig and ModelConfig."""
 
-    def build(
-        *, theta_by=None, size_factors_by=None, size_factor_told=False, attributes_told="one", seed=0
-    ):
+    def build(*, theta_by=None, size_factors_by=None, size_factor_told=False, attributes_told="one", seed=0):
         config = ModelConfig(
             AutoencoderConfig(latent=5, hidden=(16, 8), theta_by=theta_by),
             VelocityConfig(

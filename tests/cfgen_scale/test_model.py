@@ -5,10 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
-from cfgen_scale.model import CFGen
+from cfgen_scale.autoencoder import AutoencoderConfig
+from cfgen_scale.model import CFGen, ModelConfig
 from cfgen_scale.ode import OdeConfig
-from cfgen_scale.types import Condition, SchemaError
+from cfgen_scale.size_factors import SizeFactors
+from cfgen_scale.types import AtlasSchema, Condition, Modality, SchemaError
+from cfgen_scale.velocity import VelocityConfig
 
 
 def test_a_saved_model_loads_without_data_and_generates_the_same_cells(model_of, tmp_path):

@@ -68,7 +68,15 @@ def pooled(*which):
         ((1, 0), (4.0, 0.3)),
         ((-1, -1), (4.0, 0.3)),
     ],
-    ids=["both", "both too", "type alone", "donor alone", "one cell: its type", "no cell: all", "nothing: all"],
+    ids=[
+        "both",
+        "both too",
+        "type alone",
+        "donor alone",
+        "one cell: its type",
+        "no cell: all",
+        "nothing: all",
+    ],
 )
 def test_joint_levels_fall_back_on_the_first_attribute_then_on_all(joint, schema, labels, expected):
     row = joint.rows(torch.tensor([labels]), schema)
@@ -101,7 +109,12 @@ def test_json_keeps_it_and_the_normalisation(libraries, schema, by, joint):
 
 
 def test_models_from_before_joint_levels_are_read(schema):
-    old = {"by": "cell_type", "mean": [[4.0, 5.0, 4.0, 4.5, 4.0]], "sd": [[0.3] * 5], "log_range": [[3.0, 5.5]]}
+    old = {
+        "by": "cell_type",
+        "mean": [[4.0, 5.0, 4.0, 4.5, 4.0]],
+        "sd": [[0.3] * 5],
+        "log_range": [[3.0, 5.5]],
+    }
     sizes = SizeFactors.from_json(old)
     rows = sizes.rows(torch.tensor([[-1, 0], [0, 0], [2, 1]]), schema)
     assert sizes.mean[0, rows].tolist() == [4.0, 5.0, 4.5]
@@ -111,4 +124,6 @@ def test_models_from_before_joint_levels_are_read(schema):
 
 def test_without_modalities_of_counts_there_are_none(schema):
     sizes = SizeFactors.fit((), schema, "cell_type")
-    assert SizeFactors.from_json(sizes.to_json()).sample(torch.zeros(3, 2), schema, generator(0, "l")).shape == (3, 0)
+    assert SizeFactors.from_json(sizes.to_json()).sample(
+        torch.zeros(3, 2), schema, generator(0, "l")
+    ).shape == (3, 0)

@@ -191,8 +191,14 @@ def test_counts_that_are_the_same_when_binarised_are_the_same_atlas(
         digests.add(both((rna, cells), "memory", path, likelihoods={"protein": kind}).digest)
     assert len(digests) == 2
     with pytest.raises(FileExistsError, match=r"was prepared with likelihoods = \{'protein': 'poisson'\}"):
-        prepare(rna, tmp_path / "c" / "out", modalities={"protein": protein}, labels=["cell_type"],
-                min_cells_per_gene=1, progress=False)
+        prepare(
+            rna,
+            tmp_path / "c" / "out",
+            modalities={"protein": protein},
+            labels=["cell_type"],
+            min_cells_per_gene=1,
+            progress=False,
+        )
 
 
 def test_an_atlas_of_a_binarised_modality_alone_has_no_size_factors(tmp_path: Path) -> None:
@@ -210,4 +216,6 @@ def test_library_sizes_are_kept_for_joint_labels(tmp_path: Path) -> None:
     for (codes, n), table in zip(statistics.joint_labels, tables, strict=True):
         of_cells = log_l[(prepared.labels(train) == codes).all(axis=1)]
         assert n == table.n == len(of_cells)
-        np.testing.assert_allclose((table.log_mean, table.log_sd), (of_cells.mean(), of_cells.std()), atol=1e-12)
+        np.testing.assert_allclose(
+            (table.log_mean, table.log_sd), (of_cells.mean(), of_cells.std()), atol=1e-12
+        )
