@@ -1,8 +1,8 @@
 """Compositional guidance over several attributes: the one place that knows Eq. 8.
 
-Let u(S) be the field that is told the attributes of the set S, and u() the one that is told none. A weight w_k for
-each attribute makes of them the field that is followed. What these fields are depends on what the flow was
-told in training (`VelocityConfig.attributes_told`):
+Let u(S) be the field that is told the attributes of the set S, and u() the one that is told none. Of these a
+weight w_k for each attribute makes the field that is followed. Which of them there are depends on what the flow
+was told in training (`VelocityConfig.attributes_told`):
 
 "one"     u() and u({k}) are learnt, and Eq. 8 adds the pulls of single attributes::
 
@@ -16,10 +16,10 @@ told in training (`VelocityConfig.attributes_told`):
 
               u~ = u() + sum_k (w_k - w_{k+1}) [u({1 .. k}) - u()]
 
-The last (the Lovasz extension of S -> u(S), linear between the sets) contains the others. Weights of 1 for the
-attributes of S and 0 for the rest give u(S), the field of their joint condition; equal weights give the second
-line; where pulls add up, u(S) - u() = sum over S of u({k}) - u(), it is Eq. 8. It does not depend on the order of
-the attributes and is continuous in the weights.
+The last (the Lovasz extension of S -> u(S), linear between the sets) contains the others. Weights of 1 for
+the attributes of S and 0 for the rest give u(S), the field of their joint condition; equal weights give the
+second line; where pulls add up, u(S) - u() = sum over S of u({k}) - u(), it is Eq. 8. It does not depend on the
+order of the attributes and is continuous in the weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,8 +40,8 @@ def guided_field(
     *,
     told: AttributesTold = "one",
 ) -> Field:
-    """The field u~(t, z) of B cells: all weights zero, the unconditional one; one attribute with weight 1, its
-    conditional one.
+    """The field u~(t, z) of B cells. All weights zero: the unconditional one; one of them 1: the conditional
+    one of its attribute.
 
     ``weights`` (K,) holds one weight per attribute. A cell whose attribute k is -1 gets no pull from it. The
     terms with a non-zero coefficient are evaluated in one batched forward: ``t`` is a scalar, ``z`` (B, D).

@@ -131,7 +131,7 @@ class CFGen(nn.Module):
         backwards: bool = False,
         ode: OdeConfig | None = None,
     ) -> torch.Tensor:
-        """Follow the guided field (guidance.py) from noise to whitened latents, or backwards: (B, D) -> (B, D)."""
+        """Follow the guided field from noise to whitened latents, or backwards: (B, D) -> (B, D)."""
         start, end = (1.0, 0.0) if backwards else (0.0, 1.0)
         told = self.config.velocity.attributes_told
         flow = guided_field(self.velocity, condition, guidance, told=told)
@@ -209,8 +209,8 @@ class CFGen(nn.Module):
         ode: OdeConfig | None = None,
         batch_cells: int = 1024,
     ) -> Any:
-        """An AnnData of ``n_cells`` new cells: X raw counts (n, G) CSR int32, obs with the attributes told; of
-        several modalities a dict of one for each, which ``mudata.MuData`` takes.
+        """An AnnData of ``n_cells`` new cells: X raw counts (n, G) CSR int32, obs with the attributes told.
+        Of several modalities a dict of one for each, which ``mudata.MuData`` takes.
 
         ``told`` maps attributes to a category each; ``untold`` names attributes left untold; the others are
         drawn as they occur together in the training cells. ``guidance`` maps attributes to weights (1

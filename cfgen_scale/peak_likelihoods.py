@@ -1,8 +1,8 @@
 """Distributions without a dispersion: Poisson counts, and Bernoulli for binarised ones, such as open peaks.
 
-As the negative binomial's (likelihoods.py), each is one function to autograd, with its gradient written by hand:
-the non-zeros are few, and what remains to be done for all (B, G) is one pass forwards and one backwards. Both
-are float32 islands: autocast is off in both directions.
+As the negative binomial's (likelihoods.py), each is one function to autograd, with its gradient written by
+hand: the non-zeros are few, and what remains to be done for all (B, G) is one pass forwards and one backwards.
+Both are float32 islands: autocast is off in both directions.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from .likelihoods import in_cache
 def poisson_log_prob(
     counts: SparseCounts, logits: torch.Tensor, log_size_factor: torch.Tensor
 ) -> torch.Tensor:
-    """Log-probability (B,) of counts whose means are mu = l * softmax(logits), as wide as the logits or float32.
+    """Log-probability (B,) of counts whose means are mu = l * softmax(logits); float32 or wider.
 
     logits           (B, G) of any floating dtype
     log_size_factor  (B,) log l
@@ -75,7 +75,7 @@ class _Poisson(torch.autograd.Function):
 def bernoulli_log_prob(counts: SparseCounts, logits: torch.Tensor) -> torch.Tensor:
     """Log-probability (B,) of which features each cell has, with probability sigmoid(logits) (Eq. 6).
 
-    ``logits`` (B, G) of any floating dtype; whatever its count is, a non-zero is a feature that the cell has::
+    ``logits`` (B, G) of any floating dtype. Whatever its count is, a non-zero is a feature the cell has::
 
         log p(b) = sum over b = 1 of logit - sum of softplus(logits)
     """
