@@ -134,8 +134,8 @@ def decoder_of(
         case "bernoulli":
             if n_cells is None or (feature_totals > n_cells).any():
                 raise ValueError(
-                    f"{modality.name!r} is binarised: its feature totals are numbers of training cells, of which "
-                    f"there are {n_cells}. Prepare the atlas with this likelihood."
+                    f"{modality.name!r} is binarised: its feature totals are numbers of training cells, of "
+                    f"which there are {n_cells}. Prepare the atlas with this likelihood."
                 )
             return BernoulliDecoder(sizes, bias=torch.logit((feature_totals + 0.5) / (n_cells + 1)))
 

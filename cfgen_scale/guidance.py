@@ -1,8 +1,8 @@
 """Compositional guidance over several attributes: the one place that knows Eq. 8.
 
 Let u(S) be the field that is told the attributes of the set S, and u() the one that is told none. Of these a
-weight w_k for each attribute makes the field that is followed. Which of them there are depends on what the flow
-was told in training (`VelocityConfig.attributes_told`):
+weight w_k for each attribute makes the field that is followed. Which of them there are depends on what the
+flow was told in training (`VelocityConfig.attributes_told`):
 
 "one"     u() and u({k}) are learnt, and Eq. 8 adds the pulls of single attributes::
 
@@ -18,8 +18,8 @@ was told in training (`VelocityConfig.attributes_told`):
 
 The last (the Lovasz extension of S -> u(S), linear between the sets) contains the others. Weights of 1 for
 the attributes of S and 0 for the rest give u(S), the field of their joint condition; equal weights give the
-second line; where pulls add up, u(S) - u() = sum over S of u({k}) - u(), it is Eq. 8. It does not depend on the
-order of the attributes and is continuous in the weights.
+second line; where pulls add up, u(S) - u() = sum over S of u({k}) - u(), it is Eq. 8. It does not depend on
+the order of the attributes and is continuous in the weights.
 """
 
 from collections.abc import Callable, Sequence

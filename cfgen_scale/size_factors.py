@@ -21,14 +21,14 @@ Tables = dict[tuple[int, ...], list[LogNormalTable]]
 class SizeFactors:
     """Log-normal size factors, fitted by maximum likelihood on log l of the training cells.
 
-    by          attributes whose joint levels have a distribution each, the most telling one first; may be none
+    by          attributes whose joint levels have a distribution each, the most telling one first; or none
     mean, sd    (S, R) float32 of log l, of R distributions; the first is that of all cells
     log_range   (S, 2) float32, smallest and largest log l of the training cells
     levels      (R, len(by)) int64, the labels of each distribution, -1 = whatever they are
 
-    A cell has the distribution of the attributes among ``by`` that are told of it. Where fewer than 2 training
-    cells have these labels, the last of the attributes is left out, then the one before it, and so on: in the
-    end that of all cells remains.
+    A cell has the distribution of the attributes among ``by`` that are told of it. Where fewer than 2
+    training cells have these labels, the last of the attributes is left out, then the one before it, and so
+    on: in the end that of all cells remains.
     """
 
     by: tuple[str, ...]

@@ -179,7 +179,8 @@ class LibraryStatistics:
 class AtlasStatistics:
     """What generation needs to know of the training cells: library sizes and how often labels occur together.
 
-    ``libraries`` (S) are of the modalities that have size factors. ``joint_labels`` lists every observed combination of labels ``(K codes)`` with its number of cells.
+    ``libraries`` (S) are of the modalities that have size factors.
+    ``joint_labels`` lists every observed combination of labels ``(K codes)`` with its number of cells.
     ``feature_totals[m]`` is the total count of each feature ``(G,)`` over the training cells; of a binarised
     modality, the number of cells that have it.
     """

@@ -115,21 +115,21 @@ def _prepare(add: Add) -> None:
         action="append",
         default=[],
         metavar="NAME[=SOURCE]",
-        help="other counts of the same cells, found by name, such as protein=adt.h5ad; NAME alone: that modality "
-        "of a MuData, or measurement of a SOMA, that SOURCE is; repeatable",
+        help="other counts of the same cells, found by name, such as protein=adt.h5ad; NAME alone: that "
+        "modality of the MuData, or measurement of the SOMA, that SOURCE is; repeatable",
     )
     option(
         "--likelihood",
         action="append",
         default=[],
         metavar="NAME=KIND",
-        help="negative_binomial (default), poisson, or bernoulli, which binarises the counts: atac=bernoulli; "
-        "the first modality is rna; repeatable",
+        help="negative_binomial (default), poisson, or bernoulli, which binarises the counts, such as "
+        "atac=bernoulli; the first modality is rna; repeatable",
     )
     option(
         "--layer",
         metavar="[NAME=]LAYER",
-        help="layer that holds the counts (default: X, or the only layer of SOMA), of all modalities or of one",
+        help="layer that holds the counts (X, or the only layer of SOMA), of all modalities or of one",
         action="append",
         default=[],
     )

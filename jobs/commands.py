@@ -48,8 +48,8 @@ def _sources_by_name(modalities: list[str]) -> dict[str, list[str] | None]:
         name, equals, source = modality.partition("=")
         if not name or bool(equals) != bool(source) or (name in named and not (source and named[name])):
             raise ValueError(
-                f"--modality {modality}: write NAME=SOURCE, such as protein=adt.h5ad, or once NAME alone for a "
-                f"modality of a MuData or SOMA."
+                f"--modality {modality}: write NAME=SOURCE, such as protein=adt.h5ad, or once NAME alone for "
+                f"a modality of a MuData or SOMA."
             )
         named[name] = [*(named.get(name) or []), source] if source else None
     return named

@@ -47,8 +47,8 @@ class PreparedCounts:
             notes.append(f"counts of {self.name!r} are binarised: 1 where a cell has any (up to {largest:,})")
         if isinstance(self.store, AlignedStore) and not self.copy and not self.store.is_in_order:
             notes.append(
-                f"cells of {self.name!r} lie in another order than those of the first modality: read in place, "
-                f"chunks are decoded again and again; --repack writes both in one order"
+                f"cells of {self.name!r} lie in another order than those of the first modality: read in "
+                f"place, chunks are decoded again and again; --repack writes both in one order"
             )
         return notes
 

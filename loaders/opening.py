@@ -87,12 +87,9 @@ def is_soma(source: str | Path | AnnData) -> bool:
         return _kind(Path(source)) == "soma"
     from loaders.soma_store import is_experiment
 
-    scheme = str(source).partition("://")[0]
-    return (
-        scheme in TILEDB_SCHEMES
-        and not str(source).rstrip("/").endswith(".zarr")
-        and is_experiment(str(source))
-    )
+    url = str(source).rstrip("/")
+    known = url.partition("://")[0] in TILEDB_SCHEMES and not url.endswith(".zarr")
+    return known and is_experiment(url)
 
 
 @dataclass(frozen=True)

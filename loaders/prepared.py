@@ -103,8 +103,8 @@ class Prepared:
         return self._labels[rows].astype(np.int64)
 
     def totals(self, rows: IntArray) -> NDArray[np.float64]:
-        """Total counts (n, S) float64 of cells over the features kept, of each modality that has size factors;
-        all above zero."""
+        """Total counts (n, S) float64 of cells over the features kept, of each modality that has size
+        factors; all above zero."""
         return self._totals[rows]
 
     def read(self, rows: IntArray, *, dtype: DTypeLike | None = None) -> tuple[csr_matrix, ...]:

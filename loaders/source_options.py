@@ -63,7 +63,8 @@ def require_names(option: str | Mapping[str, Any] | None, known: list[str], what
     for name in option if isinstance(option, Mapping) else ():
         if name not in known:
             raise ValueError(
-                f"{what} is given for the modality {name!r}, and there is none. Modalities: {', '.join(known)}."
+                f"{what} is given for the modality {name!r}, and there is none. Modalities: "
+                f"{', '.join(known)}."
             )
 
 

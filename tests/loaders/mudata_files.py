@@ -12,7 +12,7 @@ from anndata.io import write_elem
 
 
 def write_mudata(parts: Mapping[str, AnnData], path: Path, *, obs: pd.DataFrame | None = None) -> Path:
-    """A .h5mu or a MuData-Zarr, by the name of ``path``; ``obs`` of the root, else the names of cells alone."""
+    """A .h5mu or a MuData-Zarr, by the name of ``path``; ``obs`` of the root, else names of cells alone."""
     if obs is None:
         obs = pd.DataFrame(index=pd.Index(sorted(set().union(*(p.obs_names for p in parts.values())))))
     if path.suffix == ".h5mu":
