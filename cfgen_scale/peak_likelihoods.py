@@ -1,7 +1,8 @@
 """Distributions without a dispersion: Poisson counts, and Bernoulli for binarised ones, such as open peaks.
 
 As the negative binomial's (likelihoods.py), each is one function to autograd, with its gradient written by
-hand: the non-zeros are few, and what remains for all (B, G) is one pass forwards and one backwards. Both are float32 islands: autocast is off in both directions.
+hand: the non-zeros are few, and what remains for all (B, G) is one pass forwards and one backwards. Both are
+float32 islands: autocast is off in both directions.
 """
 
 from typing import Any

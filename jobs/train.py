@@ -192,8 +192,8 @@ def _check_model(model: "ModelConfig", prepared: "Prepared") -> None:
     kinds = {modality.likelihood for modality in prepared.schema.modalities}
     if model.autoencoder.theta_by and "negative_binomial" not in kinds:
         raise ConfigError(
-            f"model.autoencoder.theta_by={model.autoencoder.theta_by!r}: {', '.join(sorted(kinds))} counts have "
-            "no theta. Leave it out."
+            f"model.autoencoder.theta_by={model.autoencoder.theta_by!r}: {', '.join(sorted(kinds))} counts "
+            "have no theta. Leave it out."
         )
     try:
         model.autoencoder.latent_parts(prepared.schema)
