@@ -1,8 +1,8 @@
 """Modalities of a MuData, .h5mu or MuData-Zarr: each is an AnnData in its group ``mod``.
 
 A part is named by the path ``FILE.h5mu/mod/NAME`` or ``STORE.zarr/mod/NAME``. Its cells have the annotations
-of the part itself and those of the root, found by name. The mudata package itself is not needed: what it writes
-are groups of the encodings of anndata.
+of the part itself and those of the root, found by name. The mudata package itself is not needed: what it
+writes are groups of the encodings of anndata.
 """
 
 from collections.abc import Sequence
