@@ -180,7 +180,7 @@ def test_concatenated_latents_belong_to_one_modality_each():
     ("latent", "given", "sizes"),
     [
         (9, {}, (3, 3, 3)),
-        (10, {}, (3, 3, 4)),
+        (10, {}, (4, 3, 3)),
         (9, {"m1": 5}, (2, 5, 2)),
         (6, {"m0": 1, "m1": 2, "m2": 3}, (1, 2, 3)),
     ],
