@@ -140,7 +140,7 @@ def _of_levels(libraries: Sequence[LibraryStatistics], schema: AtlasSchema, by: 
         (code,): [library.by_label.get(by, {}).get(category) for library in libraries]
         for code, category in enumerate(schema.covariate(by).categories)
     }
-    enough = {}
+    enough: Tables = {}
     for level, found in levels.items():
         tables = [table for table in found if table is not None and table.n >= MIN_CELLS_OF_A_LEVEL]
         if tables and len(tables) == len(found):

@@ -45,9 +45,8 @@ def split_part(uri: str) -> tuple[str, str] | None:
 def open_h5mu(
     path: str, name: str, *, layer: str | None, feature_column: str | None, caches: CsrCaches | None
 ) -> CellStore:
-    """Reader of the modality ``name`` of a .h5mu file. Raises ValueError if it has none of that name."""
+    """Reader of the modality ``name``, which it has, of a .h5mu file."""
     root = open_hdf5(path)
-    require_part(_names(root), name, path)
     part = AnnDataStore(
         root["mod"][name],
         uri=f"{path}{MOD}{name}",

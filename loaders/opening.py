@@ -72,8 +72,10 @@ def open_store(
     if "://" in str(source):
         return opening.url(str(source))
     path = Path(source).absolute()
-    if (part := split_part(str(path))) and Path(part[0]).suffix == H5MU and Path(part[0]).is_file():
-        return opening.h5mu(*part)
+    if (part := split_part(str(path))) and (names := modalities_of(part[0])):
+        require_part(names, part[1], part[0])
+        if Path(part[0]).suffix == H5MU:
+            return opening.h5mu(*part)
     if not path.exists():
         raise FileNotFoundError(f"there is nothing at {path}. Check the path.")
     return opening.path(path)

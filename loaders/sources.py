@@ -46,8 +46,8 @@ class Sources:
                 continue
             sources[name] = [_part_or_measurement(source, name) for source in first]
             if any(source is part for source, part in zip(first, sources[name], strict=True)):
-                own = isinstance(options.measurement, Mapping) and name in options.measurement
-                measurements[name] = options.measurement[name] if own else name
+                named = options.measurement if isinstance(options.measurement, Mapping) else {}
+                measurements[name] = named.get(name, name)
                 options = replace(options, measurement=measurements)
         return Sources(sources, options)
 

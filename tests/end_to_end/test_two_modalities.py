@@ -131,7 +131,7 @@ def test_a_slice_of_snare_seq(kind: str, runs: Path) -> None:
     assert main([*line, *options, *settings, *longer]) == 0
     model, atlas = CFGen.load(runs / "run" / "model"), Prepared.open(runs / "prepared")
     assert model.encode(atlas.read(atlas.rows("test")[:50])).shape == (50, 16)
-    cells = drawn(model, 300, {"cell_type": str(largest[0])})
+    cells = drawn(model, 1000, {"cell_type": str(largest[0])})
     real = atlas.read(atlas.rows("train"))
     for made, counts in zip(cells.counts, real, strict=True):
         totals = [np.asarray(matrix.sum(axis=1)).mean() for matrix in (made, counts)]

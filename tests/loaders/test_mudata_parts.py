@@ -94,8 +94,8 @@ def test_what_a_mudata_has_not_is_told(mudata: Path, tmp_path: Path) -> None:
         prepare(mudata, tmp_path / "out", modalities={"protein": None}, progress=False)
     with pytest.raises(ValueError, match="Name one of those it has"):
         open_store(mudata)
-    with pytest.raises(ValueError, match=r"has no modality 'peaks'|nothing at"):
-        open_store(f"{mudata}/mod/peaks") if mudata.suffix == ".h5mu" else open_store(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"has no modality 'peaks'.*/mod/rna, .*/mod/atac"):
+        open_store(f"{mudata}/mod/peaks")
     with pytest.raises(ValueError, match=r"neither a MuData nor a SOMA.*--modality protein=SOURCE"):
         prepare(make_atlas(60), tmp_path / "out", modalities={"protein": None}, progress=False)
     assert not (tmp_path / "out").exists()
