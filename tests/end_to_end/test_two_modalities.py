@@ -15,6 +15,7 @@ from cfgen_scale.model import CFGen
 from cfgen_scale.types import GeneratedCells
 from jobs.cli import main
 from jobs.config import ConfigError
+from jobs.serving import ServedModel
 from loaders.prepared import Prepared
 from tests.loaders.mudata_files import write_mudata
 from tests.small_atlas import SMALL_RUN, small_atlas, train_small
@@ -72,6 +73,9 @@ def test_a_small_pair_from_a_mudata_to_generated_cells(
     assert (cells.counts[0].shape, cells.counts[1].shape) == ((400, 60), (400, 50))
     assert cells.log_size_factor.shape == (400, 1)
     require_close_means(cells, atlas, pair["rna"].obs["cell_type"].to_numpy() == "B", pair)
+    served = ServedModel(model).predict(pd.DataFrame({"cell_type": ["B", "T"]}))
+    assert served.shape == (2, 110)
+    assert served.columns[[0, -1]].tolist() == ["rna:gene0", "atac:peak49"]
 
 
 def drawn(model: CFGen, n: int, told: dict[str, str]) -> GeneratedCells:
