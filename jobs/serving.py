@@ -27,8 +27,9 @@ class ServedModel:
         self.model = model
 
     def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Draw one cell for each row of attributes: counts ``(n, G)`` int32, columns named by gene; of several
-        modalities one behind the other, columns named ``MODALITY:FEATURE``.
+        """Draw one cell for each row of attributes: counts ``(n, G)`` int32, columns named by gene.
+
+        Several modalities come one behind the other, columns named ``MODALITY:FEATURE``.
 
         Columns of ``model_input`` are attributes; one left out, or empty in a row, is not told.
         ``params`` are ``seed`` (int) and ``guidance`` (JSON: weight by attribute, 1 where not given).
