@@ -131,7 +131,8 @@ def _gamma_rate(state: Any, mean: Any, theta: Any) -> Any:
         x = radius * math.cos(2.0 * math.pi * _open_uniform(number(state, 2)))
         log_u = math.log(_open_uniform(number(state, 3)))
         state += np.uint64(3) * GOLDEN
-        v = (1.0 + c * x) ** 3
+        v = 1.0 + c * x
+        v = v * v * v
         if v > 0.0 and log_u < 0.5 * x * x + d - d * v + d * math.log(v):
             break
     log_rate = math.log(d * v) + math.log(mean / theta)
@@ -155,7 +156,7 @@ def _poisson(state: Any, rate: Any) -> Any:
         v = _open_uniform(number(state, 2))
         state += np.uint64(2) * GOLDEN
         width = 0.5 - abs(u)
-        count = math.floor((2.0 * a / width + b) * u + rate + 0.43)
+        count = np.floor((2.0 * a / width + b) * u + rate + 0.43)
         if width >= 0.07 and v <= v_sure:
             return count
         if count < 0.0 or (width < 0.013 and v > width):
@@ -166,8 +167,7 @@ def _poisson(state: Any, rate: Any) -> Any:
 
 @njit(nogil=True)
 def _log_poisson(count: Any, rate: Any) -> Any:
-    """log p(count). Large terms that nearly cancel are taken together, since rate * log(rate) alone would leave
-    no digits."""
+    """log p(count). Large terms that nearly cancel are taken together, or few digits would be left."""
     if count < STIRLING:
         return count * math.log(rate) - rate - math.lgamma(count + 1.0)
     x = (count - rate) / rate
@@ -185,7 +185,7 @@ def _log_poisson(count: Any, rate: Any) -> Any:
 def _exp(x: Any) -> Any:
     """exp of a float32 that is at most 0, to 2e-7 of itself; below -87 it is exp(-87) = 1.6e-38."""
     x = x if x > LOWEST else LOWEST
-    n = np.float32(math.floor(x * PER_LN2 + HALF))
+    n = np.floor(x * PER_LN2 + HALF)
     rest = (x - n * LN2_HIGH) - n * LN2_LOW
     y = TAYLOR[7]
     for k in range(6, -1, -1):
