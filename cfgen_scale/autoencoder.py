@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from scipy.sparse import csr_matrix
 from torch import nn
 
 from .counts import SparseCounts
 from .counts_layer import CountsLinear
 from .decoders import Decoded, Decoder, decoder_of
 from .layers import MLP
-from .likelihoods import negative_binomial_sample
-from .peak_likelihoods import bernoulli_sample, poisson_sample
 from .types import AtlasSchema, LikelihoodKind, SchemaError
 
 
@@ -183,20 +182,23 @@ class Autoencoder(nn.Module):
     def _levels(self, labels: torch.Tensor) -> torch.Tensor | None:
         return None if self.theta_attribute is None else labels[:, self.theta_attribute]
 
+    @torch.no_grad()
     def sample(
-        self, z: torch.Tensor, log_size_factor: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
-    ) -> list[torch.Tensor]:
-        """Counts (B, G) int64 per modality drawn from the decoded distributions."""
-        decoded = self.decode(z, log_size_factor, labels)
-        return [_drawn(kind, *d, generator) for kind, d in zip(self.likelihoods, decoded, strict=True)]
+        self,
+        z: torch.Tensor,
+        log_size_factor: torch.Tensor,
+        labels: torch.Tensor,
+        keys: Sequence[torch.Tensor],
+    ) -> list[csr_matrix]:
+        """Counts (B, G) int32 per modality drawn from the decoded distributions.
 
-
-def _drawn(
-    kind: LikelihoodKind, location: torch.Tensor, log_theta: torch.Tensor | None, generator: torch.Generator
-) -> torch.Tensor:
-    if log_theta is not None:
-        return negative_binomial_sample(location, log_theta, generator)
-    return (bernoulli_sample if kind == "bernoulli" else poisson_sample)(location, generator)
+        ``keys`` (B,) int64 are 64 random bits a cell, for each modality.
+        """
+        levels = self._levels(labels)
+        return [
+            self._decoder(name).sample(z[:, part], None if s is None else log_size_factor[:, s], levels, bits)
+            for name, part, s, bits in zip(self.names, self.parts, self.size_columns, keys, strict=True)
+        ]
 
 
 def _encoder(sizes: Sequence[int], latent: int | None) -> nn.Module:

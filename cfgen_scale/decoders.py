@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+from scipy.sparse import csr_matrix
 from torch import nn
 
 from .aligned_linear import AlignedLinear
 from .counts import SparseCounts
+from .drawing import Distribution, draw_decoded
 from .layers import MLP
 from .likelihoods import negative_binomial_log_prob
 from .peak_likelihoods import bernoulli_log_prob, poisson_log_prob
@@ -45,6 +47,26 @@ class Decoder(nn.Module):
         """Log-probability (B,) of counts whose library sizes are their own totals."""
         raise NotImplementedError
 
+    def distribution(self, levels: torch.Tensor | None) -> Distribution:
+        """What is drawn, beside its means."""
+        return Distribution(self.likelihood)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        z: torch.Tensor,
+        log_size_factor: torch.Tensor | None,
+        levels: torch.Tensor | None,
+        keys: torch.Tensor,
+    ) -> csr_matrix:
+        """Counts (B, G) int32 drawn from what ``forward`` gives, in one with its last layer."""
+        *body, last = self.network.layers
+        for layer in body:
+            z = layer(z)
+        assert isinstance(last, nn.Linear)
+        log_l = z.new_zeros(len(z)) if log_size_factor is None else log_size_factor
+        return draw_decoded(z, last, log_l, keys, self.distribution(levels))
+
     def _log_mean(self, z: torch.Tensor, log_size_factor: torch.Tensor | None) -> torch.Tensor:
         """log mu = log l + log_softmax(h(z)), (B, G)."""
         assert log_size_factor is not None
@@ -73,6 +95,12 @@ class NegativeBinomialDecoder(Decoder):
     def log_prob(self, counts: SparseCounts, z: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor:
         log_theta, rows = self.theta_table(levels)
         return negative_binomial_log_prob(counts, self.network(z), counts.totals().log(), log_theta, rows)
+
+    @torch.no_grad()
+    def distribution(self, levels: torch.Tensor | None) -> Distribution:
+        log_theta, rows = self.theta_table(levels)
+        theta = torch.atleast_2d(log_theta).double().exp().cpu().numpy()
+        return Distribution(self.likelihood, theta, None if rows is None else rows.cpu().numpy())
 
     def theta_table(self, levels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """log theta (G,), or that of every level and of none (L + 1, G) and each cell's row in it (B,)."""

@@ -110,13 +110,3 @@ class _Bernoulli(torch.autograd.Function):
                 torch.sigmoid(logits[rows].to(dtype), out=grad_logits[rows]).mul_(-grad[rows, None])
             grad_logits.view(-1).index_add_(0, counts.flat, grad.index_select(0, counts.cells))
             return grad_logits.to(logits.dtype), None
-
-
-def poisson_sample(log_mean: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Counts (B, G) int64 with means exp(log_mean)."""
-    return torch.poisson(log_mean.exp(), generator=generator).long()
-
-
-def bernoulli_sample(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """(B, G) int64: 1 with probability sigmoid(logits), else 0."""
-    return torch.bernoulli(torch.sigmoid(logits), generator=generator).long()

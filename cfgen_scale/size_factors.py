@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .counter_draws import CounterDraws
 from .types import NOT_TOLD, AtlasSchema, IntArray, LibraryStatistics, LogNormalTable
 
 MIN_CELLS_OF_A_LEVEL = 2
@@ -66,10 +67,10 @@ class SizeFactors:
             np.array(list(tables), dtype=np.int64).reshape(len(tables), len(by)),
         )
 
-    def sample(self, labels: torch.Tensor, schema: AtlasSchema, generator: torch.Generator) -> torch.Tensor:
+    def sample(self, labels: torch.Tensor, schema: AtlasSchema, draws: CounterDraws) -> torch.Tensor:
         """Log size factors (B, S) float32 for cells of ``labels`` (B, K)."""
         rows = self.rows(labels, schema)
-        noise = torch.randn(len(labels), len(self.mean), generator=generator)
+        noise = draws.normal("size factors", torch.arange(len(labels)), len(self.mean))
         return self.mean[:, rows].T + self.sd[:, rows].T * noise
 
     def rows(self, labels: torch.Tensor, schema: AtlasSchema) -> torch.Tensor:

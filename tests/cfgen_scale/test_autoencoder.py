@@ -7,6 +7,7 @@ from scipy import stats
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.autoencoder import Autoencoder, AutoencoderConfig, ModalityConfig
+from cfgen_scale.counter_draws import CounterDraws
 from cfgen_scale.counts import SparseCounts
 from cfgen_scale.likelihoods import negative_binomial_log_prob
 from cfgen_scale.types import AtlasSchema, Covariate, Modality
@@ -85,7 +86,8 @@ def test_modalities_are_a_tuple(n_modalities):
     labels = torch.zeros(6, 1, dtype=torch.int64)
     assert autoencoder.encode(batch).shape == (6, 4)
     assert autoencoder(batch, labels).shape == (6,)
-    generated = autoencoder.sample(torch.randn(6, 4), torch.zeros(6, n_modalities), labels, torch.Generator())
+    keys = [torch.arange(6)] * n_modalities
+    generated = autoencoder.sample(torch.randn(6, 4), torch.zeros(6, n_modalities), labels, keys)
     assert [tuple(g.shape) for g in generated] == [(6, g) for g in sizes]
 
 
@@ -151,11 +153,13 @@ def test_draws_of_each_kind_have_its_mean():
     autoencoder, _, labels = of_kinds()
     z, log_l = torch.randn(1, 4).expand(4000, 4), torch.full((4000, 2), 4.0)
     labels = labels[:1].expand(4000, 1)
-    rna, peaks, counts = autoencoder.sample(z, log_l, labels, torch.Generator().manual_seed(0))
+    keys = [CounterDraws(0, "a test").bits(name, torch.arange(4000)) for name in autoencoder.names]
+    drawn_cells = autoencoder.sample(z, log_l, labels, keys)
     (log_mean, _), (logits, _), (log_rate, _) = autoencoder.decode(z[:1], log_l[:1], labels[:1])
-    for drawn, mean in ((rna, log_mean.exp()), (peaks, logits.sigmoid()), (counts, log_rate.exp())):
-        spread = drawn.double().std(0) / 4000**0.5
-        assert ((drawn.double().mean(0) - mean[0]).abs() < 5 * spread + 1e-3).all()
+    for cells, mean in zip(drawn_cells, (log_mean.exp(), logits.sigmoid(), log_rate.exp()), strict=True):
+        drawn = torch.from_numpy(cells.toarray()).double()
+        spread = drawn.std(0) / 4000**0.5
+        assert ((drawn.mean(0) - mean[0]).abs() < 5 * spread + 1e-3).all()
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from cfgen_scale.randomness import generator
+from cfgen_scale.counter_draws import CounterDraws
 from cfgen_scale.size_factors import SizeFactors
 from cfgen_scale.types import LogNormalTable, SchemaError
 
@@ -15,7 +15,7 @@ def moments(log_l):
 
 
 def draw(sizes, schema, label, n=20_000):
-    return sizes.sample(torch.tensor([[label, 0]] * n), schema, generator(0, "l"))[:, 0]
+    return sizes.sample(torch.tensor([[label, 0]] * n), schema, CounterDraws(0, "a test"))[:, 0]
 
 
 def test_over_all_cells(libraries, schema):
@@ -81,7 +81,7 @@ def pooled(*which):
 def test_joint_levels_fall_back_on_the_first_attribute_then_on_all(joint, schema, labels, expected):
     row = joint.rows(torch.tensor([labels]), schema)
     np.testing.assert_allclose((joint.mean[0, row].item(), joint.sd[0, row].item()), expected, rtol=1e-6)
-    drawn = joint.sample(torch.tensor([labels] * 20_000), schema, generator(0, "l"))[:, 0]
+    drawn = joint.sample(torch.tensor([labels] * 20_000), schema, CounterDraws(0, "a test"))[:, 0]
     assert drawn.mean().item() == pytest.approx(expected[0], abs=0.05)
     assert drawn.std().item() == pytest.approx(expected[1], abs=0.05)
 
@@ -125,5 +125,5 @@ def test_models_from_before_joint_levels_are_read(schema):
 def test_without_modalities_of_counts_there_are_none(schema):
     sizes = SizeFactors.fit((), schema, "cell_type")
     assert SizeFactors.from_json(sizes.to_json()).sample(
-        torch.zeros(3, 2), schema, generator(0, "l")
+        torch.zeros(3, 2), schema, CounterDraws(0, "a test")
     ).shape == (3, 0)
