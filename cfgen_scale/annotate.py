@@ -1,10 +1,11 @@
 """Generated cells as an AnnData: what users get back."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.sparse import vstack
 
 from .types import AtlasSchema, GeneratedCells, IntArray
@@ -21,22 +22,31 @@ def label_columns(labels: IntArray, schema: AtlasSchema) -> dict[str, "pd.Catego
     }
 
 
-def cells_to_anndata(parts: Sequence[GeneratedCells], schema: AtlasSchema) -> "AnnData":
-    """One AnnData of all parts in order: X counts of the first modality (n, G) CSR int32.
+def size_factor_columns(log_size_factor: NDArray[np.float32], schema: AtlasSchema) -> dict[str, Any]:
+    """Size factors (n, S) as columns: ``size_factor``, or of several modalities that have one
+    ``size_factor:NAME`` each."""
+    names = [modality.name for modality in schema.counted]
+    columns = ["size_factor"] if len(names) == 1 else [f"size_factor:{name}" for name in names]
+    return dict(zip(columns, np.exp(log_size_factor).T, strict=True))
 
-    obs holds the attributes told and ``size_factor``; obsm["X_cfgen"] the latents (n, D). Raises
-    ValueError for a schema of several modalities, which one AnnData cannot hold.
-    """
+
+def cells_to_anndata(parts: Sequence[GeneratedCells], schema: AtlasSchema) -> "AnnData | dict[str, AnnData]":
+    """All parts in order: an AnnData with X raw counts (n, G) CSR int32, obs the attributes told and size
+    factors, obsm["X_cfgen"] the latents (n, D). Of several modalities a dict of one for each, with the same
+    obs: ``mudata.MuData`` takes it as it is."""
     from anndata import AnnData
 
-    if len(schema.modalities) != 1:
-        raise ValueError(f"an AnnData holds one modality; this model has {len(schema.modalities)}.")
-    columns = label_columns(np.concatenate([p.labels for p in parts]), schema)
-    size_factor = np.exp(np.concatenate([p.log_size_factor[:, 0] for p in parts]))
-    names = [f"generated-{i}" for i in range(len(size_factor))]
-    return AnnData(
-        X=vstack([p.counts[0] for p in parts], format="csr"),
-        obs=pd.DataFrame({**columns, "size_factor": size_factor}, index=names),
-        var=pd.DataFrame(index=list(schema.modalities[0].features)),
-        obsm={"X_cfgen": np.concatenate([p.latent for p in parts])},
-    )
+    labels = label_columns(np.concatenate([p.labels for p in parts]), schema)
+    sizes = size_factor_columns(np.concatenate([p.log_size_factor for p in parts]), schema)
+    latent = np.concatenate([p.latent for p in parts])
+    obs = pd.DataFrame({**labels, **sizes}, index=[f"generated-{i}" for i in range(len(latent))])
+    made = {
+        modality.name: AnnData(
+            X=vstack([p.counts[m] for p in parts], format="csr"),
+            obs=obs.copy(),
+            var=pd.DataFrame(index=list(modality.features)),
+            obsm={"X_cfgen": latent},
+        )
+        for m, modality in enumerate(schema.modalities)
+    }
+    return made if len(made) > 1 else made[schema.modalities[0].name]

@@ -1,135 +1,176 @@
 """The autoencoder of counts: log1p -> latent -> parameters of the counts' distribution (METHOD 3)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
+from scipy.sparse import csr_matrix
 from torch import nn
 
-from .aligned_linear import AlignedLinear
 from .counts import SparseCounts
 from .counts_layer import CountsLinear
+from .decoders import Decoded, Decoder, decoder_of
 from .layers import MLP
-from .likelihoods import negative_binomial_log_prob, negative_binomial_sample
-from .types import AtlasSchema
+from .types import AtlasSchema, LikelihoodKind, SchemaError
 
-LOG_THETA_RANGE = (-7.0, 12.0)
+
+@dataclass(frozen=True)
+class ModalityConfig:
+    """What one modality has otherwise than the others.
+
+    hidden            hidden units of its encoder, in order; None: those of the autoencoder
+    latent            its dimensions of concatenated latents; None: an equal part of what the others leave
+    theta_per_level   whether ``theta_by`` is about it too; if not, it has one theta per feature
+    """
+
+    hidden: tuple[int, ...] | None = None
+    latent: int | None = None
+    theta_per_level: bool = True
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
     """Shape of the autoencoder.
 
-    latent          D, dimensions of the latent shared by all modalities
+    latent          D, dimensions of the latent, of all modalities together
     hidden          hidden units of each modality's encoder, in order; its decoder mirrors them
+    latents         of several modalities: "joint", one linear layer makes one latent of all encoders' units,
+                    which every decoder reads (paper C.1); or "concatenated", each modality has a latent of
+                    its own, which its decoder alone reads, and the flow has them one behind the other
+    modalities      what is otherwise in a modality, by its name
     theta_by        attribute whose levels have a dispersion each per gene, or None: one theta per gene
     initial_theta   inverse dispersion that every gene starts from
     """
 
     latent: int = 50
     hidden: tuple[int, ...] = (512, 256)
+    latents: Literal["joint", "concatenated"] = "joint"
+    modalities: dict[str, ModalityConfig] = field(default_factory=dict)
     theta_by: str | None = None
     initial_theta: float = 5.0
 
+    def of(self, name: str) -> ModalityConfig:
+        """What is said of a modality."""
+        return self.modalities.get(name, ModalityConfig())
 
-class Decoder(nn.Module):
-    """Latent (B, D) -> log mean (B, G) and log theta, of one modality with NB counts (Eq. 5).
+    def hidden_of(self, name: str) -> tuple[int, ...]:
+        """Hidden units of the encoder of a modality."""
+        own = self.of(name).hidden
+        return self.hidden if own is None else own
 
-    log mu = log l + log_softmax(h(z)); the last bias starts at the log share of each gene in all counts.
-    """
+    def latent_parts(self, schema: AtlasSchema) -> tuple[slice, ...]:
+        """The columns of the latent that belong to each modality: all of them, or its part.
 
-    log_theta: nn.Parameter
+        Raises SchemaError for a modality in ``modalities`` that the schema has not, ValueError where the
+        ``latent`` cannot be shared out.
+        """
+        names = [modality.name for modality in schema.modalities]
+        for name in self.modalities:
+            if name not in names:
+                raise SchemaError(f"there is no modality {name!r}. Those of the cells: {', '.join(names)}.")
+            if self.latents == "joint" and self.of(name).latent is not None:
+                raise ValueError(
+                    f"{name!r} is given a latent of its own, and latents are joint: set latents=concatenated."
+                )
+        if self.latents == "joint":
+            return (slice(0, self.latent),) * len(names)
+        sizes = self._latent_sizes(names)
+        ends = [sum(sizes[: m + 1]) for m in range(len(sizes))]
+        return tuple(slice(end - size, end) for size, end in zip(sizes, ends, strict=True))
 
-    def __init__(
-        self, sizes: Sequence[int], *, feature_totals: torch.Tensor, n_levels: int | None, theta: float
-    ) -> None:
-        super().__init__()
-        self.network = MLP(sizes, last=AlignedLinear)
-        share = (feature_totals + 1.0) / (feature_totals + 1.0).sum()
-        last = self.network.layers[-1]
-        assert isinstance(last, nn.Linear)
-        with torch.no_grad():
-            last.bias.copy_(share.log())
-            last.weight.mul_(0.1)
-        shape = (sizes[-1],) if n_levels is None else (n_levels, sizes[-1])
-        self.log_theta = nn.Parameter(torch.full(shape, float(theta)).log())
-
-    def forward(
-        self, z: torch.Tensor, log_size_factor: torch.Tensor, levels: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        log_mean = torch.log_softmax(self.network(z).float(), dim=1) + log_size_factor[:, None]
-        table, rows = self.theta_table(levels)
-        return log_mean, table if rows is None else table[rows]
-
-    def log_prob(self, counts: SparseCounts, z: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor:
-        """Log-probability (B,) of counts whose library sizes are their own totals."""
-        log_theta, rows = self.theta_table(levels)
-        log_size_factor = counts.totals().log()
-        return negative_binomial_log_prob(counts, self.network(z), log_size_factor, log_theta, rows)
-
-    def theta_table(self, levels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """log theta (G,), or that of every level and of none (L + 1, G) and each cell's row in it (B,)."""
-        log_theta = self.log_theta.clamp(*LOG_THETA_RANGE)
-        if levels is None:
-            return log_theta, None
-        return torch.cat([log_theta, log_theta.mean(0, keepdim=True)]), levels % (len(log_theta) + 1)
+    def _latent_sizes(self, names: Sequence[str]) -> list[int]:
+        """Dimensions of each modality: as it says itself, or as equal as can be of those left."""
+        given = {name: size for name in names if (size := self.of(name).latent) is not None}
+        others = [name for name in names if name not in given]
+        left = self.latent - sum(given.values())
+        shares = {name: (left + i) // len(others) for i, name in enumerate(reversed(others))}
+        sizes = [given.get(name, shares.get(name, 0)) for name in names]
+        if min(sizes) < 1 or sum(sizes) != self.latent:
+            parts = ", ".join(f"{name}: {size}" for name, size in given.items()) or "none"
+            raise ValueError(
+                f"a latent of {self.latent} dimensions cannot be shared out among {', '.join(names)} (given: "
+                f"{parts}). Each modality needs one or more, and together they are the latent."
+            )
+        return sizes
 
 
 class Autoencoder(nn.Module):
     """Encoders and decoders of every modality of the schema around one latent.
 
-    Each modality has an encoder; with several, their outputs are concatenated into one shared linear
-    layer (paper C.1). There is no KL term: it is an autoencoder, trained on the likelihood of raw counts.
+    There is no KL term: it is an autoencoder, trained on the likelihood of raw counts. ``n_cells`` is the
+    number of training cells; it is needed where a modality is binarised.
+
+    likelihoods     of each modality
+    parts           columns of the latent that each modality's decoder reads
+    size_columns    column of each modality in size factors (B, S); None: it has none
     """
 
     def __init__(
-        self, config: AutoencoderConfig, schema: AtlasSchema, feature_totals: Sequence[torch.Tensor]
+        self,
+        config: AutoencoderConfig,
+        schema: AtlasSchema,
+        feature_totals: Sequence[torch.Tensor],
+        *,
+        n_cells: int | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.names = tuple(m.name for m in schema.modalities)
+        self.likelihoods: tuple[LikelihoodKind, ...] = tuple(m.likelihood for m in schema.modalities)
+        self.parts = config.latent_parts(schema)
+        columns = {modality.name: s for s, modality in enumerate(schema.counted)}
+        self.size_columns = tuple(columns.get(name) for name in self.names)
         self.theta_attribute = None
         n_levels = None
         if config.theta_by is not None:
             self.theta_attribute = schema.covariate_index(config.theta_by)
             n_levels = len(schema.covariates[self.theta_attribute].categories)
-        inner = list(config.hidden)
-        several = len(schema.modalities) > 1
-        top = inner[-1] if several else config.latent
+        joint = len(self.names) > 1 and config.latents == "joint"
         self.encoders = nn.ModuleDict()
         self.decoders = nn.ModuleDict()
-        for modality, totals in zip(schema.modalities, feature_totals, strict=True):
-            n_features = len(modality.features)
-            body = inner[:-1] if several else inner
-            self.encoders[modality.name] = MLP([n_features, *body, top], first=CountsLinear)
-            self.decoders[modality.name] = Decoder(
-                [config.latent, *reversed(inner), n_features],
+        for modality, part, totals in zip(schema.modalities, self.parts, feature_totals, strict=True):
+            n_features, hidden = len(modality.features), config.hidden_of(modality.name)
+            latent = part.stop - part.start
+            self.encoders[modality.name] = _encoder([n_features, *hidden], None if joint else latent)
+            self.decoders[modality.name] = decoder_of(
+                modality,
+                [latent, *reversed(hidden), n_features],
                 feature_totals=totals,
-                n_levels=n_levels,
+                n_cells=n_cells,
+                n_levels=n_levels if config.of(modality.name).theta_per_level else None,
                 theta=config.initial_theta,
             )
-        self.joint = nn.Linear(top * len(self.names), config.latent) if several else nn.Identity()
+        units = sum(config.hidden_of(name)[-1] for name in self.names) if joint else 0
+        self.joint = nn.Linear(units, config.latent) if joint else nn.Identity()
 
     def encode(self, counts: Sequence[SparseCounts]) -> torch.Tensor:
-        """Latent (B, D) float32 of raw counts, one entry per modality."""
-        hidden = [self.encoders[name](c) for name, c in zip(self.names, counts, strict=True)]
+        """Latent (B, D) float32 of raw counts, one entry per modality; binarised ones are made so."""
+        heard = [
+            c if kind != "bernoulli" else c.binarised()
+            for kind, c in zip(self.likelihoods, counts, strict=True)
+        ]
+        hidden = [self.encoders[name](c) for name, c in zip(self.names, heard, strict=True)]
         return self.joint(torch.cat(hidden, dim=1)).float()
 
-    def decode(
-        self, z: torch.Tensor, log_size_factor: torch.Tensor, labels: torch.Tensor
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(log mean (B, G), log theta (G,) or (B, G)) per modality; log size factors (B, S).
+    def decode(self, z: torch.Tensor, log_size_factor: torch.Tensor, labels: torch.Tensor) -> list[Decoded]:
+        """Per modality, of log size factors (B, S): log mean (B, G) and log theta (G,) or (B, G), of Poisson
+        counts log mean and None, of a binarised modality logits (B, G) and None.
 
         With theta per level, a cell whose level is not told (-1) has the geometric mean of the levels.
         """
         levels = self._levels(labels)
-        return [self.decoders[name](z, log_size_factor[:, s], levels) for s, name in enumerate(self.names)]
+        return [
+            self._decoder(name)(z[:, part], None if s is None else log_size_factor[:, s], levels)
+            for name, part, s in zip(self.names, self.parts, self.size_columns, strict=True)
+        ]
 
     def forward(self, counts: Sequence[SparseCounts], labels: torch.Tensor) -> torch.Tensor:
         """Negative log-likelihood of each cell's raw counts, summed over features and modalities: (B,)."""
         z, levels = self.encode(counts), self._levels(labels)
         log_prob = [
-            self._decoder(name).log_prob(c, z, levels) for name, c in zip(self.names, counts, strict=True)
+            self._decoder(name).log_prob(c, z[:, part], levels)
+            for name, part, c in zip(self.names, self.parts, counts, strict=True)
         ]
         return -torch.stack(log_prob).sum(0)
 
@@ -141,9 +182,27 @@ class Autoencoder(nn.Module):
     def _levels(self, labels: torch.Tensor) -> torch.Tensor | None:
         return None if self.theta_attribute is None else labels[:, self.theta_attribute]
 
+    @torch.no_grad()
     def sample(
-        self, z: torch.Tensor, log_size_factor: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
-    ) -> list[torch.Tensor]:
-        """Counts (B, G) int64 per modality drawn from the decoded distributions."""
-        decoded = self.decode(z, log_size_factor, labels)
-        return [negative_binomial_sample(mean, theta, generator) for mean, theta in decoded]
+        self,
+        z: torch.Tensor,
+        log_size_factor: torch.Tensor,
+        labels: torch.Tensor,
+        keys: Sequence[torch.Tensor],
+    ) -> list[csr_matrix]:
+        """Counts (B, G) int32 per modality drawn from the decoded distributions.
+
+        ``keys`` (B,) int64 are 64 random bits a cell, for each modality.
+        """
+        levels = self._levels(labels)
+        return [
+            self._decoder(name).sample(z[:, part], None if s is None else log_size_factor[:, s], levels, bits)
+            for name, part, s, bits in zip(self.names, self.parts, self.size_columns, keys, strict=True)
+        ]
+
+
+def _encoder(sizes: Sequence[int], latent: int | None) -> nn.Module:
+    """Counts -> latent, or where there is none of its own -> the last of the hidden units."""
+    if latent is not None:
+        return MLP([*sizes, latent], first=CountsLinear)
+    return nn.Sequential(MLP(sizes, first=CountsLinear), nn.LayerNorm(sizes[-1]), nn.ELU())

@@ -1,6 +1,6 @@
 """Counts on the device: the non-zeros travel, the dense matrix is made where it is needed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -58,6 +58,10 @@ class SparseCounts:
         dense = torch.zeros(self.shape[0] * self.shape[1], dtype=torch.float32, device=self.values.device)
         dense[self.flat] = self.values
         return dense.view(self.shape)
+
+    def binarised(self) -> "SparseCounts":
+        """The same non-zeros, each of them 1."""
+        return replace(self, values=torch.ones_like(self.values))
 
     def totals(self) -> torch.Tensor:
         """Library size of each cell, (B,) float32."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from .counter_draws import CounterDraws
-from .types import NOT_TOLD, Condition, PathSample
+from .types import NOT_TOLD, AttributesTold, Condition, PathSample
 
 VelocityFunction = Callable[[torch.Tensor, torch.Tensor, Condition], torch.Tensor]
 
@@ -31,21 +31,34 @@ def draw_times(draws: CounterDraws, positions: torch.Tensor, n: int) -> torch.Te
     return ((positions * a + b) % n + draws.uniform("time", positions)) / n
 
 
-def tell_one(
-    draws: CounterDraws, positions: torch.Tensor, labels: torch.Tensor, p_untold: float
+def tell(
+    draws: CounterDraws,
+    positions: torch.Tensor,
+    labels: torch.Tensor,
+    p_untold: float,
+    told: AttributesTold = "one",
 ) -> torch.Tensor:
     """What the flow is told in training of the cells at ``positions`` (m,) with ``labels`` (m, K): (m, K).
 
-    Per cell: with probability ``p_untold`` nothing, otherwise ONE attribute chosen uniformly; the others
-    become -1 (Algorithm 1; the authors' code draws once for a whole batch).
+    Per cell: with probability ``p_untold`` nothing; otherwise "one" attribute chosen uniformly (Algorithm 1;
+    the authors' code draws once for a whole batch), "all", or a "subset": each with an attribute in it is as
+    likely. The others become -1.
     """
     n_attributes = labels.shape[1]
     if n_attributes == 0:
         return labels
-    drop = draws.uniform("told nothing", positions) < p_untold
-    chosen = draws.integer("attribute told", positions, n_attributes)[:, None]
-    told = torch.full_like(labels, NOT_TOLD).scatter_(1, chosen, labels.gather(1, chosen))
-    return told.masked_fill_(drop[:, None], NOT_TOLD)
+    attributes = torch.arange(n_attributes, device=labels.device)
+    match told:
+        case "one":
+            chosen = draws.integer("attribute told", positions, n_attributes)[:, None] == attributes
+        case "all":
+            chosen = torch.ones_like(labels, dtype=torch.bool)
+        case "subset":
+            # The bits of 1 .. 2^K - 1 are the subsets.
+            number = 1 + draws.integer("attributes told", positions, 2**n_attributes - 1)
+            chosen = (number[:, None] >> attributes & 1).bool()
+    chosen &= (draws.uniform("told nothing", positions) >= p_untold)[:, None]
+    return torch.where(chosen, labels, NOT_TOLD)
 
 
 def pair_noise(z_0: torch.Tensor, z_1: torch.Tensor) -> torch.Tensor:

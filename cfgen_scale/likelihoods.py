@@ -73,7 +73,7 @@ class _NegativeBinomial(torch.autograd.Function):
             share = torch.empty(logits.shape, dtype=dtype, device=logits.device)
             log_prob, log_sum = torch.empty_like(log_l), torch.empty_like(log_l)
             theta = _Theta(log_theta.to(dtype), levels)
-            for rows in _in_cache(logits):
+            for rows in in_cache(logits):
                 torch.softmax(logits[rows].to(dtype), 1, out=share[rows])
                 log_prob[rows] = -theta.dot(_mean_over_theta(share, log_l, theta, rows).log1p_(), rows)
                 log_sum[rows] = logits[rows].amax(1) - share[rows].amax(1).log()
@@ -96,7 +96,7 @@ class _NegativeBinomial(torch.autograd.Function):
             x_unexplained = ctx.gammas.x * torch.sigmoid(-s)  # x * (1 - p)
             sum_ds = torch.zeros_like(log_l).index_add_(0, counts.cells, x_unexplained)
             grad_theta, grad_logits = torch.zeros_like(theta.value), torch.empty_like(share)
-            for rows in _in_cache(share):
+            for rows in in_cache(share):
                 ratio = _mean_over_theta(share, log_l, theta, rows)
                 p = ratio / (ratio + 1)
                 theta.add_columns(grad_theta, p - ratio.log1p_(), grad[rows], rows)
@@ -161,7 +161,7 @@ class _Theta:
         return self.levels.index_select(0, counts.cells) * counts.shape[1] + counts.features
 
 
-def _in_cache(matrix: torch.Tensor) -> Iterator[slice]:
+def in_cache(matrix: torch.Tensor) -> Iterator[slice]:
     """Slices of the rows of (B, G): a few at a time on a CPU, all at once on a GPU."""
     n, n_features = matrix.shape
     step = max(1, ROWS_IN_CACHE // n_features) if matrix.device.type == "cpu" else max(n, 1)
@@ -193,12 +193,3 @@ class _Gammas:
         several = self.theta * (torch.digamma(self.x_several + self.theta) - torch.digamma(self.theta))
         slope[self.several] = several.to(slope.dtype)
         return slope
-
-
-def negative_binomial_sample(
-    log_mean: torch.Tensor, log_theta: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
-    """Counts (B, G) int64: Poisson draws whose rate is Gamma(theta, scale = mu / theta) distributed."""
-    theta = log_theta.exp().expand_as(log_mean).contiguous()
-    rate = torch._standard_gamma(theta, generator=generator) * (log_mean - log_theta).exp()
-    return torch.poisson(rate, generator=generator).long()

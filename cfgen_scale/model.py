@@ -16,10 +16,10 @@ from torch import nn
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .counts import SparseCounts
 from .files import file_digest, read_json, write_directory, write_json
+from .generation import decode_cells, draw_latents
 from .guidance import guided_field
 from .labels import LabelFrequencies
 from .ode import OdeConfig, integrate
-from .randomness import generator
 from .size_factors import SizeFactors
 from .types import AtlasSchema, Condition, GeneratedCells, IntArray, Modality, SchemaError
 from .velocity import Velocity, VelocityConfig
@@ -33,13 +33,14 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
 class ModelConfig:
     """What a CFGen is made of.
 
-    size_factors_by   attribute whose levels have a library-size distribution each, or None
+    size_factors_by   attribute whose levels have a library-size distribution each, or several, whose joint
+                      levels have (see SizeFactors), or None
     ode               how the flow is integrated unless a call says otherwise
     """
 
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     velocity: VelocityConfig = field(default_factory=VelocityConfig)
-    size_factors_by: str | None = None
+    size_factors_by: str | tuple[str, ...] | None = None
     ode: OdeConfig = field(default_factory=OdeConfig)
 
 
@@ -63,7 +64,8 @@ class CFGen(nn.Module):
         self.config, self.schema = config, schema
         self.size_factors, self.frequencies = size_factors, frequencies
         self.provenance = dict(provenance or {})
-        self.autoencoder = Autoencoder(config.autoencoder, schema, feature_totals)
+        n_cells = int(frequencies.cells.sum())
+        self.autoencoder = Autoencoder(config.autoencoder, schema, feature_totals, n_cells=n_cells)
         self.whitening = Whitening(config.autoencoder.latent)
         self.velocity = Velocity(
             config.velocity,
@@ -129,9 +131,10 @@ class CFGen(nn.Module):
         backwards: bool = False,
         ode: OdeConfig | None = None,
     ) -> torch.Tensor:
-        """Follow the guided field (Eq. 8) from noise to whitened latents, or backwards: (B, D) -> (B, D)."""
+        """Follow the guided field from noise to whitened latents, or backwards: (B, D) -> (B, D)."""
         start, end = (1.0, 0.0) if backwards else (0.0, 1.0)
-        flow = guided_field(self.velocity, condition, guidance)
+        told = self.config.velocity.attributes_told
+        flow = guided_field(self.velocity, condition, guidance, told=told)
         return integrate(flow, z, start=start, end=end, config=ode or self.config.ode)
 
     # ------------------------------------------------------------------ generation
@@ -142,7 +145,6 @@ class CFGen(nn.Module):
         """Labels (n, K): told, untold (-1), the rest drawn as they occur together (LabelFrequencies.draw)."""
         return self.frequencies.draw(n, self.schema, told=told, untold=untold, seed=seed, index=index)
 
-    @torch.no_grad()
     def generate_cells(
         self,
         labels: IntArray,
@@ -153,38 +155,42 @@ class CFGen(nn.Module):
         ode: OdeConfig | None = None,
         log_size_factor: NDArray[np.float32] | None = None,
     ) -> GeneratedCells:
-        """Draw one cell for each row of ``labels`` (B, K) (Algorithm 2); all draws keyed by (seed, index).
+        """One cell for each row of ``labels`` (B, K) (Algorithm 2): `draw_latents`, then `decode_cells`."""
+        cells = self.draw_latents(
+            labels, guidance=guidance, seed=seed, index=index, ode=ode, log_size_factor=log_size_factor
+        )
+        return self.decode_cells(cells, seed=seed, index=index)
+
+    def draw_latents(
+        self,
+        labels: IntArray,
+        *,
+        guidance: Sequence[float],
+        seed: int,
+        index: int = 0,
+        ode: OdeConfig | None = None,
+        log_size_factor: NDArray[np.float32] | None = None,
+    ) -> GeneratedCells:
+        """Latents of one cell for each row of ``labels`` (B, K), without counts; draws keyed by (seed, index)
+        and a cell's place among the B.
 
         guidance          weight of each attribute (K,)
         log_size_factor   (B, S) to use instead of drawing them
 
-        Size factors come from the level of ``size_factors_by`` where told. Where theta is per level of an
-        attribute and that label is -1, its level is drawn first from its proportions.
+        Size factors come from the level of ``size_factors_by`` where told.
         """
-        told = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))
-        if log_size_factor is None:
-            log_l = self.size_factors.sample(told, self.schema, generator(seed, "size factors", index))
-        else:
-            log_l = torch.from_numpy(np.asarray(log_size_factor, dtype=np.float32))
-        noise = torch.randn(
-            len(told), self.config.autoencoder.latent, generator=generator(seed, "noise", index)
+        return draw_latents(
+            self, labels, guidance=guidance, seed=seed, index=index, ode=ode, log_size_factor=log_size_factor
         )
-        condition = Condition(told.to(self.device), log_l.to(self.device))
-        white = self.transport(noise.to(self.device), condition, guidance=guidance, ode=ode)
-        levels = condition.labels
-        if self.autoencoder.theta_attribute is not None:
-            chosen = generator(seed, "theta levels", index)
-            levels = self.frequencies.draw_levels(self.autoencoder.theta_attribute, levels, chosen)
-        draws = generator(seed, "counts", index, device=self.device)
-        counts = self.autoencoder.sample(
-            self.whitening.colour(white), condition.log_size_factor, levels, draws
-        )
-        return GeneratedCells(
-            tuple(csr_matrix(c.to(torch.int32).cpu().numpy()) for c in counts),
-            told.numpy(),
-            log_l.numpy(),
-            white.cpu().numpy(),
-        )
+
+    def decode_cells(self, cells: GeneratedCells, *, seed: int, index: int = 0) -> GeneratedCells:
+        """Counts of the B cells of one `draw_latents` call, at once or of its stored float32 latents at any
+        later time: bitwise those of `generate_cells` with this seed and index, on a device of the same kind.
+
+        Where theta is per level of an attribute and that label is -1, its level is drawn first from its
+        proportions. Raises ValueError naming the cell if a mean is not finite or above 2^30.
+        """
+        return decode_cells(self, cells, seed=seed, index=index)
 
     def weights_of(self, guidance: Mapping[str, float] | None) -> list[float]:
         """Guidance weights (K,) in the schema's order; 1 where not named. Raises for unknown names."""
@@ -207,6 +213,7 @@ class CFGen(nn.Module):
         batch_cells: int = 1024,
     ) -> Any:
         """An AnnData of ``n_cells`` new cells: X raw counts (n, G) CSR int32, obs with the attributes told.
+        Of several modalities a dict of one for each, which ``mudata.MuData`` takes.
 
         ``told`` maps attributes to a category each; ``untold`` names attributes left untold; the others are
         drawn as they occur together in the training cells. ``guidance`` maps attributes to weights (1
@@ -255,17 +262,11 @@ class CFGen(nn.Module):
         return path
 
     def _document(self) -> dict[str, Any]:
-        sizes = self.size_factors
         return {
             "format": FORMAT,
             "config": asdict(self.config),
             "schema": self.schema.to_json(),
-            "size_factors": {
-                "by": sizes.by,
-                "mean": sizes.mean.tolist(),
-                "sd": sizes.sd.tolist(),
-                "log_range": sizes.log_range.tolist(),
-            },
+            "size_factors": self.size_factors.to_json(),
             "labels": {
                 "codes": self.frequencies.codes.tolist(),
                 "cells": self.frequencies.cells.tolist(),
@@ -292,16 +293,11 @@ class CFGen(nn.Module):
         if document.get("format") != FORMAT:
             raise ValueError(f"{path}: model format {document.get('format')!r}; this version reads {FORMAT}.")
         schema = AtlasSchema.from_json(document["schema"])
-        sizes, labels = document["size_factors"], document["labels"]
+        labels = document["labels"]
         model = CFGen(
             TypeAdapter(ModelConfig).validate_json(json.dumps(document["config"])),
             schema,
-            size_factors=SizeFactors(
-                sizes["by"],
-                torch.tensor(sizes["mean"]),
-                torch.tensor(sizes["sd"]),
-                torch.tensor(sizes["log_range"]),
-            ),
+            size_factors=SizeFactors.from_json(document["size_factors"]),
             frequencies=LabelFrequencies.of(
                 list(zip(labels["codes"], labels["cells"], strict=True)), len(schema.covariates)
             ),

@@ -10,7 +10,8 @@ B      cells of a batch on this worker (of the global batch: B_global)
 G      features (genes or peaks) of one modality
 D      latent dimensions
 K      attributes (the categorical covariates of the schema)
-S      size factors per cell: one for each modality of counts
+S      size factors per cell: one for each modality of counts, in order; binarised
+       modalities have none
 ====== =============================================================
 
 A label of ``-1`` always means **not told**: an unlabelled cell, a dropped condition in training, the
@@ -30,7 +31,8 @@ from scipy.sparse import csr_matrix
 
 NOT_TOLD = -1
 
-LikelihoodKind = Literal["negative_binomial"]
+LikelihoodKind = Literal["negative_binomial", "poisson", "bernoulli"]
+AttributesTold = Literal["one", "all", "subset"]
 IntArray = NDArray[np.int64]
 
 
@@ -40,11 +42,19 @@ class SchemaError(ValueError):
 
 @dataclass(frozen=True)
 class Modality:
-    """One kind of measurement: its name, the distribution of its counts, and its G features in order."""
+    """One kind of measurement: its name, the distribution of its counts, and its G features in order.
+
+    Counts of a "bernoulli" modality are binarised: 1 where a cell has any, and no size factor (METHOD 2).
+    """
 
     name: str
     likelihood: LikelihoodKind
     features: tuple[str, ...]
+
+    @property
+    def counted(self) -> bool:
+        """Whether it has counts, and so a size factor; else it is binarised."""
+        return self.likelihood != "bernoulli"
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,11 @@ class AtlasSchema:
 
     modalities: tuple[Modality, ...]
     covariates: tuple[Covariate, ...]
+
+    @property
+    def counted(self) -> tuple[Modality, ...]:
+        """The S modalities that have a size factor, in the order of the columns of (B, S)."""
+        return tuple(modality for modality in self.modalities if modality.counted)
 
     def covariate(self, name: str) -> Covariate:
         """The covariate of that name. Raises SchemaError listing the known ones."""
@@ -148,6 +163,8 @@ class LibraryStatistics:
     """Log library sizes of one modality over the training cells (METHOD: p(l) and p(l | c), Sec. 4.1).
 
     ``by_label[attribute][category]`` holds the table of each level; levels without cells are absent.
+    ``by_joint`` holds that of each of ``AtlasStatistics.joint_labels``, in their order; it is empty in
+    atlases that were prepared before it was there.
     ``log_min`` and ``log_max`` are the range that normalises log l before it is told to the flow.
     """
 
@@ -155,14 +172,17 @@ class LibraryStatistics:
     log_min: float
     log_max: float
     by_label: dict[str, dict[str, LogNormalTable]] = field(default_factory=dict)
+    by_joint: tuple[LogNormalTable, ...] = ()
 
 
 @dataclass(frozen=True)
 class AtlasStatistics:
     """What generation needs to know of the training cells: library sizes and how often labels occur together.
 
+    ``libraries`` (S) are of the modalities that have size factors.
     ``joint_labels`` lists every observed combination of labels ``(K codes)`` with its number of cells.
-    ``feature_totals[m]`` is the total count of each feature ``(G,)`` over the training cells.
+    ``feature_totals[m]`` is the total count of each feature ``(G,)`` over the training cells; of a binarised
+    modality, the number of cells that have it.
     """
 
     libraries: tuple[LibraryStatistics, ...]
@@ -204,10 +224,11 @@ class Condition:
         """The same cells with no attribute told: the condition of the unconditional field."""
         return Condition(torch.full_like(self.labels, NOT_TOLD), self.log_size_factor)
 
-    def only(self, k: int) -> "Condition":
-        """The same cells with attribute ``k`` alone told (u(z | y_k) of Eq. 8)."""
+    def only(self, *attributes: int) -> "Condition":
+        """The same cells with these attributes alone told; one of them: u(z | y_k) of Eq. 8."""
         labels = torch.full_like(self.labels, NOT_TOLD)
-        labels[:, k] = self.labels[:, k]
+        for k in attributes:
+            labels[:, k] = self.labels[:, k]
         return Condition(labels, self.log_size_factor)
 
 
@@ -222,8 +243,8 @@ class PathSample:
 
 @dataclass(frozen=True)
 class GeneratedCells:
-    """Cells drawn from a model: counts per modality CSR (B, G) int32, labels (B, K) int64 with -1 = untold,
-    log_size_factor (B, S) float32, latent (B, D) float32."""
+    """Cells drawn from a model: counts per modality CSR (B, G) int32, or () before they are decoded; labels
+    (B, K) int64 with -1 = untold, log_size_factor (B, S) float32, latent (B, D) float32."""
 
     counts: tuple[csr_matrix, ...]
     labels: IntArray

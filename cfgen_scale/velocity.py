@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .layers import ConditionedBlock, ScalarEmbedding
-from .types import Condition
+from .types import AttributesTold, Condition
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,16 @@ class VelocityConfig:
                         the latent untouched noise (METHOD 8a)
     blocks              residual blocks
     embedding           C, width of the time, size-factor and attribute embeddings
-    size_factor_told    tell the flow the log size factor: p(z | y, l) instead of p(z | y)
+    size_factor_told    tell the flow the log size factors: p(z | y, l) instead of p(z | y)
+    attributes_told     what a cell is told in training, unless nothing: "one" attribute (Algorithm 1), "all"
+                        it has, or a "subset", each as likely; guidance goes by it (guidance.py)
     """
 
     width: int = 256
     blocks: int = 3
     embedding: int = 128
     size_factor_told: bool = False
+    attributes_told: AttributesTold = "one"
 
 
 class Velocity(nn.Module):

@@ -97,7 +97,8 @@ def _prepare(add: Add) -> None:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="raw counts: .h5ad, AnnData-Zarr, SOMA, 10x .h5 or folder of matrix.mtx; or a folder of those",
+        help="raw counts: .h5ad, AnnData-Zarr, MuData (.h5mu, Zarr), SOMA, 10x .h5 or folder of matrix.mtx; "
+        "or a folder of those",
     )
     option("--out", required=True, metavar="PREPARED", help="directory to write")
     held_out = parser.add_mutually_exclusive_group()
@@ -113,13 +114,40 @@ def _prepare(add: Add) -> None:
         "--modality",
         action="append",
         default=[],
-        metavar="NAME=SOURCE",
-        help="other counts of the same cells, found by name, such as protein=adt.h5ad; repeatable",
+        metavar="NAME[=SOURCE]",
+        help="other counts of the same cells, found by name, such as protein=adt.h5ad; NAME alone: that "
+        "modality of the MuData, or measurement of the SOMA, that SOURCE is; repeatable",
     )
-    option("--layer", help="layer that holds the counts (default: X, or the only layer of SOMA)")
-    option("--feature-column", metavar="NAME", help="var column of gene names (the index; 10x: name, or id)")
+    option(
+        "--likelihood",
+        action="append",
+        default=[],
+        metavar="NAME=KIND",
+        help="negative_binomial (default), poisson, or bernoulli, which binarises the counts, such as "
+        "atac=bernoulli; the first modality is rna; repeatable",
+    )
+    option(
+        "--layer",
+        metavar="[NAME=]LAYER",
+        help="layer that holds the counts (X, or the only layer of SOMA), of all modalities or of one",
+        action="append",
+        default=[],
+    )
+    option(
+        "--feature-column",
+        metavar="[NAME=]COLUMN",
+        help="var column of gene names (the index; 10x: name, or id)",
+        action="append",
+        default=[],
+    )
     soma = parser.add_argument_group("SOMA experiments")
-    soma.add_argument("--measurement", metavar="NAME", help="what was measured (RNA)")
+    soma.add_argument(
+        "--measurement",
+        metavar="[NAME=]MEASUREMENT",
+        help="what was measured (RNA)",
+        action="append",
+        default=[],
+    )
     soma.add_argument("--obs-filter", metavar="CONDITION", help="cells to take, such as 'tissue == \"lung\"'")
     option("--split-by", metavar="NAME", help="obs column whose levels stay whole, such as donor")
     option(

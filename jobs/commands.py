@@ -2,22 +2,28 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def prepare(options: Namespace) -> None:
     """Check the cells, split them, gather statistics."""
     from loaders.prepare import prepare
+    from loaders.store import RNA
 
+    modalities = _sources_by_name(options.modality)
+    names = [RNA, *modalities]
     prepared = prepare(
         options.sources,
         options.out,
-        modalities=_by_name(options.modality),
+        modalities=modalities,
+        likelihoods=_likelihoods(options.likelihood),
         test=options.test,
         split_column=options.split_column,
         labels=options.label,
         obs=options.obs,
-        layer=options.layer,
+        layer=_by_modality(options.layer, names, "--layer"),
         split_by=options.split_by,
         min_cells_per_gene=options.min_cells_per_gene,
         validation_fraction=options.validation_fraction,
@@ -25,9 +31,9 @@ def prepare(options: Namespace) -> None:
         seed=options.seed,
         repack=options.repack,
         codec=options.codec,
-        measurement=options.measurement,
+        measurement=_by_modality(options.measurement, names, "--measurement"),
         obs_filter=options.obs_filter,
-        feature_column=options.feature_column,
+        feature_column=_by_modality(options.feature_column, names, "--feature-column"),
     )
     for name, value in prepared.summary.items():
         shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
@@ -35,15 +41,42 @@ def prepare(options: Namespace) -> None:
     _next(f"train all --data {options.out} --run runs/first")
 
 
-def _by_name(modalities: list[str]) -> dict[str, list[str]]:
-    """NAME=SOURCE, where a name may come several times, as names with their sources."""
-    named: dict[str, list[str]] = {}
+def _sources_by_name(modalities: list[str]) -> dict[str, list[str] | None]:
+    """NAME=SOURCE, where a name may come several times, as names with their sources; NAME alone has none."""
+    named: dict[str, list[str] | None] = {}
     for modality in modalities:
         name, equals, source = modality.partition("=")
-        if not (name and equals and source):
-            raise ValueError(f"--modality {modality}: write NAME=SOURCE, such as protein=adt.h5ad.")
-        named.setdefault(name, []).append(source)
+        if not name or bool(equals) != bool(source) or (name in named and not (source and named[name])):
+            raise ValueError(
+                f"--modality {modality}: write NAME=SOURCE, such as protein=adt.h5ad, or once NAME alone for "
+                f"a modality of a MuData or SOMA."
+            )
+        named[name] = [*(named.get(name) or []), source] if source else None
     return named
+
+
+def _likelihoods(options: list[str]) -> dict[str, Any]:
+    """NAME=KIND as a dict."""
+    kinds: dict[str, Any] = {}
+    for option in options:
+        name, _, kind = option.partition("=")
+        if not (name and kind):
+            raise ValueError(f"--likelihood {option}: write NAME=KIND, such as atac=bernoulli.")
+        kinds[name] = kind
+    return kinds
+
+
+def _by_modality(options: list[str], names: Sequence[str], option: str) -> str | dict[str, str] | None:
+    """VALUE, which is for all modalities, or NAME=VALUE for each of several."""
+    pairs = [text.partition("=") for text in options]
+    if all(equals and name in names for name, equals, _ in pairs):
+        return {name: value for name, _, value in pairs} or None
+    if len(options) > 1:
+        raise ValueError(
+            f"{option} is given {len(options)} times: write {option} NAME=VALUE for each modality "
+            f"({', '.join(names)})."
+        )
+    return options[0]
 
 
 def train(options: Namespace) -> None:

@@ -1,10 +1,11 @@
 """The configuration of a run: embedded defaults, then a YAML file, then key=value on the command line."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import yaml
 
@@ -46,6 +47,8 @@ def merge(tree: dict[str, Any], given: Mapping[str, Any], *, where: str, above: 
     """Write the values of ``given`` into ``tree`` in place; a key that is not there raises ConfigError."""
     for key, value in given.items():
         name = f"{above}{key}"
+        if isinstance(tree, _Named) and key not in tree:
+            tree[key] = deepcopy(tree.template)
         if key not in tree:
             near = get_close_matches(str(key), tree, n=1)
             hint = f"Did you mean {above}{near[0]!s}?" if near else f"Known here: {', '.join(tree)}."
@@ -69,9 +72,25 @@ def flatten(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return flat
 
 
+class _Named(dict[str, Any]):
+    """A section whose keys are names that the user gives, each of a section with the keys of ``template``."""
+
+    def __init__(self, template: dict[str, Any]) -> None:
+        super().__init__()
+        self.template = template
+
+
 def _as_tree(config: Any) -> dict[str, Any]:
-    values = {f.name: getattr(config, f.name) for f in fields(config)}
-    return {name: _as_tree(value) if is_dataclass(value) else value for name, value in values.items()}
+    """The defaults of a dataclass, with those it holds as sections; a dict of dataclasses is `_Named`."""
+    tree, kinds = {}, get_type_hints(type(config))
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            value = _as_tree(value)
+        elif isinstance(value, dict):
+            value = _Named(_as_tree(get_args(kinds[field.name])[1]()))
+        tree[field.name] = value
+    return tree
 
 
 def _read(path: Path) -> dict[str, Any]:

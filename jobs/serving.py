@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import hstack
 
 from cfgen_scale.types import NOT_TOLD, AtlasSchema, IntArray
 
@@ -28,6 +29,8 @@ class ServedModel:
     def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Draw one cell for each row of attributes: counts ``(n, G)`` int32, columns named by gene.
 
+        Several modalities come one behind the other, columns named ``MODALITY:FEATURE``.
+
         Columns of ``model_input`` are attributes; one left out, or empty in a row, is not told.
         ``params`` are ``seed`` (int) and ``guidance`` (JSON: weight by attribute, 1 where not given).
         Raises SchemaError for an unknown attribute or category, ValueError for an unknown parameter (MLflow
@@ -41,8 +44,9 @@ class ServedModel:
             guidance=self.model.weights_of(json.loads(options["guidance"])),
             seed=int(options["seed"]),
         )
-        genes = self.model.schema.modalities[0].features
-        return pd.DataFrame(cells.counts[0].toarray(), columns=pd.Index(genes))
+        modalities = self.model.schema.modalities
+        names = [f"{m.name}:{f}" if len(modalities) > 1 else f for m in modalities for f in m.features]
+        return pd.DataFrame(hstack(cells.counts).toarray(), columns=pd.Index(names))
 
 
 def labels_of_rows(rows: pd.DataFrame, schema: AtlasSchema) -> IntArray:

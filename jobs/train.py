@@ -14,6 +14,7 @@ from .run_directory import STAGES, RunDirectory, open_run, sole_trainer
 from .workers import Workers
 
 if TYPE_CHECKING:
+    from cfgen_scale.model import ModelConfig
     from cfgen_scale.training.config import TrainConfig
     from loaders.prepared import Prepared
 
@@ -151,16 +152,7 @@ def check(config: "TrainConfig", prepared: "Prepared", world: int) -> None:
     from loaders.granularity import order_of
     from loaders.order import Order
 
-    schema = prepared.schema
-    for key, name in (
-        ("model.autoencoder.theta_by", config.model.autoencoder.theta_by),
-        ("model.size_factors_by", config.model.size_factors_by),
-    ):
-        known = [c.name for c in schema.covariates]
-        if name is not None and name not in known:
-            raise ConfigError(
-                f"{key}={name!r} is no label of the prepared atlas. Its labels: {', '.join(known)}."
-            )
+    _check_model(config.model, prepared)
     train, n_validation = prepared.rows("train"), len(prepared.rows("validation"))
     of_cells = order_of(
         prepared, train, config.autoencoder.batch_cells, config.seed, granularity=config.granularity
@@ -181,6 +173,33 @@ def check(config: "TrainConfig", prepared: "Prepared", world: int) -> None:
                 f"{section}.patience={stage.patience} stops by validation cells, and the prepared atlas has "
                 f"none. Prepare it with --validation-fraction 0.1, or set {section}.patience=0."
             )
+
+
+def _check_model(model: "ModelConfig", prepared: "Prepared") -> None:
+    """Refuse what the model is to be made of where the prepared atlas does not have it."""
+    from cfgen_scale.size_factors import SizeFactors, attributes_of
+
+    statistics, known = prepared.statistics, [c.name for c in prepared.schema.covariates]
+    for key, names in (
+        ("model.autoencoder.theta_by", attributes_of(model.autoencoder.theta_by)),
+        ("model.size_factors_by", attributes_of(model.size_factors_by)),
+    ):
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"{key}={name!r} is no label of the prepared atlas. Its labels: {', '.join(known)}."
+                )
+    kinds = {modality.likelihood for modality in prepared.schema.modalities}
+    if model.autoencoder.theta_by and "negative_binomial" not in kinds:
+        raise ConfigError(
+            f"model.autoencoder.theta_by={model.autoencoder.theta_by!r}: {', '.join(sorted(kinds))} counts "
+            "have no theta. Leave it out."
+        )
+    try:
+        model.autoencoder.latent_parts(prepared.schema)
+        SizeFactors.fit(statistics.libraries, prepared.schema, model.size_factors_by, statistics.joint_labels)
+    except ValueError as error:
+        raise ConfigError(f"configuration of the model: {error}") from None
 
 
 def _remedy(batch_cells: int, world: int) -> str:

@@ -77,7 +77,12 @@ def new_model(config: TrainConfig, prepared: Prepared) -> CFGen:
         lambda: CFGen(
             config.model,
             prepared.schema,
-            size_factors=SizeFactors.fit(statistics.libraries, prepared.schema, config.model.size_factors_by),
+            size_factors=SizeFactors.fit(
+                statistics.libraries,
+                prepared.schema,
+                config.model.size_factors_by,
+                statistics.joint_labels,
+            ),
             frequencies=LabelFrequencies.of(statistics.joint_labels, len(prepared.schema.covariates)),
             feature_totals=[torch.from_numpy(t) for t in statistics.feature_totals],
             provenance={

@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import IntArray
 from loaders.stacked_store import StackedStore
-from loaders.store import CellStore, names_of
+from loaders.store import CellStore, names_of_all
 
 
 class AlignedStore:
@@ -30,6 +29,11 @@ class AlignedStore:
         """Counts (m, G) of ``rows`` (m,) of the first modality."""
         return self._store.read(self.rows[rows])
 
+    @property
+    def is_in_order(self) -> bool:
+        """Whether its cells lie in the order of those of the first modality."""
+        return bool((np.diff(self.rows) > 0).all())
+
     def locate(self, row: int) -> tuple[CellStore, int]:
         """The store that holds a row of the first modality, and the row within it."""
         return self._store.locate(int(self.rows[row]))
@@ -49,8 +53,7 @@ def _rows(store: StackedStore, first: StackedStore) -> IntArray:
 
 
 def _names(store: StackedStore) -> "pd.Index[Any]":
-    everything: NDArray[np.bool_] = np.ones(store.n_cells, dtype=bool)
-    names = pd.Index(list(names_of(store, everything)), dtype=object)
+    names = pd.Index(names_of_all(store), dtype=object)
     twice = names[names.duplicated()]
     if len(twice):
         raise ValueError(

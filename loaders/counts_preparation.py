@@ -10,7 +10,7 @@ import pandas as pd
 import zarr
 from numpy.typing import NDArray
 
-from cfgen_scale.types import IntArray
+from cfgen_scale.types import IntArray, LikelihoodKind, Modality
 from loaders.aligned_store import AlignedStore
 from loaders.cell_copy import CellCopy
 from loaders.layout import write_array
@@ -26,6 +26,7 @@ class PreparedCounts:
     """One modality: its features kept, what the passes found, and its copy if it is not read in place."""
 
     name: str
+    likelihood: LikelihoodKind
     store: RowsOfCounts
     genes: GeneScan
     columns: IntArray
@@ -33,8 +34,23 @@ class PreparedCounts:
     copy: CellCopy | None
 
     @property
-    def features(self) -> tuple[str, ...]:
-        return tuple(np.array(self.store.features, dtype=object)[self.columns])
+    def modality(self) -> Modality:
+        """What the schema says of it."""
+        features = tuple(np.array(self.store.features, dtype=object)[self.columns])
+        return Modality(self.name, self.likelihood, features)
+
+    def notes(self) -> list[str]:
+        """What a person should know of how its cells are kept and read."""
+        notes = []
+        if not self.modality.counted:
+            largest = self.genes.largest_count
+            notes.append(f"counts of {self.name!r} are binarised: 1 where a cell has any (up to {largest:,})")
+        if isinstance(self.store, AlignedStore) and not self.copy and not self.store.is_in_order:
+            notes.append(
+                f"cells of {self.name!r} lie in another order than those of the first modality: read in "
+                f"place, chunks are decoded again and again; --repack writes both in one order"
+            )
+        return notes
 
     def order(self, kept: IntArray) -> IntArray:
         """(n,) which of the cells kept, by rows of the source, comes first, second and so on."""
@@ -51,7 +67,7 @@ class PreparedCounts:
             "name": self.name,
             "in_place": self.copy is None,
             "features_removed": len(self.store.features) - len(self.columns),
-            "largest_count": self.genes.largest_count,
+            "largest_count": self.genes.largest_count if self.modality.counted else 1,
             "stored_zeros": self.genes.stored_zeros and self.copy is None,
             **({"copy": self.copy.identity()} if self.copy else {}),
         }
@@ -98,20 +114,28 @@ class CountsPreparation:
         scans: dict[str, CellScan] = {}
         dropped = None
         if len(stores) > 1:
-            scans = {name: self._scan(store, columns[name], None, None) for name, store in stores.items()}
+            scans = {
+                name: self._scan(name, store, columns[name], None, None) for name, store in stores.items()
+            }
             dropped = ~np.all([scan.kept for scan in scans.values()], axis=0)
         prepared = []
         for name, store in stores.items():
             nnz = int(genes[name].all_cells[columns[name]].sum())
             if dropped is not None:
                 nnz = int(scans[name].non_zeros[~dropped].sum(dtype=np.int64))
-            copy = self._copy(name, store, columns[name], nnz=nnz, largest_count=genes[name].largest_count)
-            cells = self._scan(store, columns[name], dropped, copy)
-            prepared.append(PreparedCounts(name, store, genes[name], columns[name], cells, copy))
+            largest = 1 if self._binarised(name) else genes[name].largest_count
+            copy = self._copy(name, store, columns[name], nnz=nnz, largest_count=largest)
+            cells = self._scan(name, store, columns[name], dropped, copy)
+            likelihood = self._request.likelihood(name)
+            prepared.append(PreparedCounts(name, likelihood, store, genes[name], columns[name], cells, copy))
         return prepared
+
+    def _binarised(self, name: str) -> bool:
+        return self._request.likelihood(name) == "bernoulli"
 
     def _scan(
         self,
+        name: str,
         store: RowsOfCounts,
         columns: IntArray,
         dropped: NDArray[np.bool_] | None,
@@ -122,6 +146,7 @@ class CountsPreparation:
             columns,
             self._is_training,
             dropped=dropped,
+            binarised=self._binarised(name),
             keep=copy.append if copy else None,
             progress=self._progress,
         )

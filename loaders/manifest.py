@@ -9,6 +9,7 @@ from loaders.collection import leaves
 from loaders.csr_arrays import CsrCaches
 from loaders.identity import require_identity
 from loaders.opening import open_store
+from loaders.source_options import SourceOptions
 from loaders.stacked_store import StackedStore
 from loaders.store import RNA, CellStore
 
@@ -59,7 +60,8 @@ def _open_source(
 ) -> CellStore:
     remedy = f"{path} reads it in place: put it back, or prepare again (repack=True copies the cells)"
     try:
-        store = open_store(source["uri"], layer=request["layer"], **request.get("soma", {}), caches=caches)
+        options = SourceOptions.of_request(request).of(source["modality"])
+        store = open_store(source["uri"], **options, caches=caches)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the source {source['uri']} has vanished. {remedy}.") from error
     what = f"the source {source['uri']}"

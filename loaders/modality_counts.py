@@ -49,7 +49,8 @@ class ModalityCounts:
         self.cache: CellCache | None = None
 
     def read(self, rows: IntArray, *, dtype: DTypeLike | None = None) -> csr_matrix:
-        """Counts (m, G) of ``rows`` (m,) of the atlas, in that order, as stored or as ``dtype``."""
+        """Counts (m, G) of ``rows`` (m,) of the atlas, in that order, as stored or as ``dtype``; of a
+        binarised modality all non-zeros are 1."""
         if self.cache is not None:
             return self.cache.read(rows, dtype=dtype)
         return self._read_stored(rows, dtype)
@@ -89,4 +90,6 @@ class ModalityCounts:
         counts = select_columns(counts, self._lookup, len(self.modality.features))
         if self._entry["stored_zeros"]:
             counts.eliminate_zeros()
+        if self._entry["in_place"] and not self.modality.counted:
+            counts.data[...] = 1  # a copy was binarised when it was written
         return counts

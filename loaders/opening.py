@@ -16,6 +16,7 @@ from loaders.collection import (
 )
 from loaders.csr_arrays import CsrCaches
 from loaders.memory_store import MemoryStore
+from loaders.mudata_parts import H5MU, modalities_of, open_h5mu, require_part, split_part, with_root
 from loaders.store import CellStore
 from loaders.tenx_h5 import TenxH5Store, is_tenx_h5
 from loaders.tenx_mtx import TenxMtxStore, is_tenx_mtx
@@ -24,12 +25,18 @@ TILEDB_MARKS = ("__tiledb_group.tdb", "__group", "__schema")  # what a group or 
 TILEDB_SCHEMES = ("s3", "gs", "gcs", "azure", "tiledb", "file")
 
 
-class SomaOptions(TypedDict, total=False):
+class SomaOptions(TypedDict):
     """What `open_store` may be told of a SOMA experiment, beside the layer."""
 
     measurement: str | None
     obs_filter: str | None
     feature_column: str | None
+
+
+class StoreOptions(SomaOptions):
+    """What `open_store` may be told."""
+
+    layer: str | None
 
 
 def open_store(
@@ -41,8 +48,9 @@ def open_store(
     feature_column: str | None = None,
     caches: CsrCaches | None = None,
 ) -> CellStore:
-    """The reader for a .h5ad, an AnnData-Zarr (v2 or v3), a SOMA experiment, an .h5 or a folder of matrix.mtx
-    of Cell Ranger, an AnnData in memory, or a folder of such files or shards.
+    """The reader for a .h5ad, an AnnData-Zarr (v2 or v3), a modality of a MuData (FILE.h5mu/mod/NAME or
+    STORE.zarr/mod/NAME), a SOMA experiment, an .h5 or a folder of matrix.mtx of Cell Ranger, an AnnData in
+    memory, or a folder of such files or shards.
 
     layer           holds the raw counts; without it they are in X (SOMA: in the only layer of X)
     measurement     of a SOMA experiment ("RNA")
@@ -64,9 +72,26 @@ def open_store(
     if "://" in str(source):
         return opening.url(str(source))
     path = Path(source).absolute()
+    if (part := split_part(str(path))) and (names := modalities_of(part[0])):
+        require_part(names, part[1], part[0])
+        if Path(part[0]).suffix == H5MU:
+            return opening.h5mu(*part)
     if not path.exists():
         raise FileNotFoundError(f"there is nothing at {path}. Check the path.")
     return opening.path(path)
+
+
+def is_soma(source: str | Path | AnnData) -> bool:
+    """Whether a SOMA experiment is there, or what cannot be told from one before it is opened."""
+    if isinstance(source, AnnData):
+        return False
+    if "://" not in str(source):
+        return _kind(Path(source)) == "soma"
+    from loaders.soma_store import is_experiment
+
+    url = str(source).rstrip("/")
+    known = url.partition("://")[0] in TILEDB_SCHEMES and not url.endswith(".zarr")
+    return known and is_experiment(url)
 
 
 @dataclass(frozen=True)
@@ -97,11 +122,19 @@ class _Opening:
                 return self._tenx(path, kind)
             case "collection":
                 return self._collection(str(path), names_in_folder(path))
+            case "a MuData":
+                require_part(modalities_of(path), "", str(path))
         raise ValueError(
             f"{path} is {kind}, not a store of cells. Give a .h5ad file, the directory or URL of an "
             f"AnnData-Zarr or a SOMA experiment, an .h5 or the folder of matrix.mtx of Cell Ranger, or a "
             f"folder of such files."
         )
+
+    def h5mu(self, path: str, name: str) -> CellStore:
+        """The modality ``name`` of a .h5mu file."""
+        _refuse(measurement=self.soma["measurement"], obs_filter=self.soma["obs_filter"], where=path)
+        feature_column = self.soma["feature_column"]
+        return open_h5mu(path, name, layer=self.layer, feature_column=feature_column, caches=self.caches)
 
     def url(self, url: str) -> CellStore:
         scheme = url.partition("://")[0]
@@ -130,9 +163,10 @@ class _Opening:
         return self._collection(url.rstrip("/"), names) if names else self._zarr(url)
 
     def _zarr(self, uri: str) -> CellStore:
-        return open_zarr(
+        store = open_zarr(
             uri, layer=self.layer, feature_column=self.soma["feature_column"], caches=self.caches
         )
+        return with_root(store)
 
     def _tenx(self, path: Path, kind: str) -> CellStore:
         if self.layer is not None:
@@ -165,11 +199,15 @@ def _kind(path: Path) -> str:
     if not path.is_dir():
         if path.suffix == ".h5" and is_tenx_h5(path):
             return "10x-h5"
+        if path.suffix == H5MU:
+            return "a MuData"
         return "h5ad" if path.suffix in (".h5ad", ".h5") else f"a {path.suffix or 'nameless'} file"
     if any((path / name).exists() for name in TILEDB_MARKS):
         return "soma"
     if is_tenx_mtx(path):
         return "10x-mtx"
+    if (path / "mod").is_dir() and modalities_of(path):
+        return "a MuData"
     if has_parts_of_anndata(path):
         return "zarr"
     if names_in_folder(path):

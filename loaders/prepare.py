@@ -14,39 +14,37 @@ matrix.mtx the largest of them.
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
-from anndata import AnnData
-
+from cfgen_scale.types import LikelihoodKind
 from loaders.aligned_store import AlignedStore
 from loaders.annotations import AnnotationTable
 from loaders.aside import written_aside
 from loaders.collection import leaves
 from loaders.counts_preparation import CountsPreparation
-from loaders.csr_arrays import CsrCaches
 from loaders.layout import Codec
 from loaders.manifest import read_manifest
-from loaders.opening import SomaOptions, open_store
-from loaders.prepare_request import PrepareRequest, describe
+from loaders.prepare_request import NEGATIVE_BINOMIAL, PrepareRequest, describe
 from loaders.prepared import Prepared
 from loaders.prepared_files import write_prepared
+from loaders.source_options import PerModality, SourceOptions, require_names
+from loaders.sources import Source, Sources, listed
 from loaders.split import TRAIN, SplitRequest
 from loaders.stacked_store import StackedStore
 from loaders.store import RNA, CellStore
-
-type Source = str | Path | AnnData
 
 
 def prepare(
     sources: Source | Sequence[Source],
     out: str | Path,
     *,
-    modalities: Mapping[str, Source | Sequence[Source]] | None = None,
+    modalities: Mapping[str, Source | Sequence[Source] | None] | None = None,
+    likelihoods: Mapping[str, LikelihoodKind] | None = None,
     test: Source | None = None,
     split_column: str | None = None,
     labels: Sequence[str] = (),
     obs: str | Path | None = None,
-    layer: str | None = None,
+    layer: PerModality = None,
     split_by: str | None = None,
     min_cells_per_gene: int = 20,
     validation_fraction: float = 0.1,
@@ -55,15 +53,21 @@ def prepare(
     repack: bool = False,
     codec: Codec = "none",
     progress: bool = True,
-    **soma: Unpack[SomaOptions],
+    measurement: PerModality = None,
+    obs_filter: str | None = None,
+    feature_column: PerModality = None,
 ) -> Prepared:
     """Prepare the cells of ``sources`` (whatever `open_store` takes) in the new directory ``out``.
 
     modalities           what else was measured in the same cells, such as {"protein": "adt.h5ad"}: counts,
-                         whose cells are found by name; obs and splits are those of ``sources``
+                         whose cells are found by name; obs and splits are those of ``sources``. None for
+                         the sources: the modality of that name of ``sources``, each a MuData or SOMA
+    likelihoods          "negative_binomial" (the default), "poisson" or "bernoulli" by modality, whose first
+                         is "rna". Bernoulli counts are binarised as they are read: 1 where there is any
     labels               obs columns that become attributes; an empty value is an unlabelled cell
     obs                  table of obs columns that the sources lack: see loaders/annotations.py
-    layer                where raw counts are; None: X. As the options of SOMA, for all sources
+    layer                where raw counts are; None: X. As measurement and feature_column, one for all
+                         sources, or by modality: {"rna": "counts"}
     test                 one more source whose cells, all of them, are the test cells
     split_column         obs column that says train, validation or test of every cell
     split_by             obs column (donor) whose levels are kept whole in one split
@@ -75,7 +79,7 @@ def prepare(
                          in place
     codec                of a copy. "none": read at the speed of memory, five or six bytes a non-zero;
                          "zstd": one byte, for object stores, archives and small disks
-    soma                 measurement, obs_filter, feature_column of a SOMA experiment: see `open_store`
+    measurement, obs_filter, feature_column   of a SOMA experiment: see `open_store`
 
     Cells without a count over the genes kept, of any modality, are dropped and their number reported. The
     same call on what it has made returns that. Raises FileNotFoundError, FileExistsError (``out`` holds
@@ -83,13 +87,21 @@ def prepare(
     ``out``), PermissionError or ValueError, all before anything is written, except that an entry which is no
     count is found by a first pass over all counts.
     """
+    given = listed(sources)
+    named = Sources.of(
+        given if test is None or not given else [*given, test],
+        modalities or {},
+        SourceOptions(layer, measurement, obs_filter, feature_column),
+    )
+    require_names(likelihoods, list(named.by_modality), "a likelihood")
     columns = [name for name in (*labels, split_by, split_column) if name is not None]
     table = AnnotationTable.read(obs, columns) if obs is not None else None
     request = PrepareRequest(
         labels=tuple(labels),
+        likelihoods={n: kind for n, kind in (likelihoods or {}).items() if kind != NEGATIVE_BINOMIAL},
         obs=table.described if table else None,
-        layer=layer,
-        soma={name: str(value) for name, value in soma.items() if value is not None},
+        layer=named.options.layers,
+        soma=named.options.soma,
         min_cells_per_gene=min_cells_per_gene,
         repack=repack,
         codec=codec,
@@ -97,13 +109,7 @@ def prepare(
             split_by, split_column, validation_fraction, test_fraction, seed, test is not None
         ),
     )
-    given = _listed(sources)
-    if not given:
-        raise ValueError("there is nothing to prepare: name at least one source.")
-    _require_names(modalities or {})
-    further = {name: _listed(more) for name, more in (modalities or {}).items()}
-    of_rna = given if test is None else [*given, test]
-    stores = _opened({RNA: of_rna, **further}, layer, soma)
+    stores = named.open()
     described = [describe(store, name) for name, each in stores.items() for store in each]
     out = Path(out).absolute()
     if out.exists() and not (out.is_dir() and not os.listdir(out)):
@@ -136,32 +142,6 @@ def _prepare_new(
     with written_aside(out) as partial:
         counts = CountsPreparation(partial, request, described, split == TRAIN, progress=progress)
         write_prepared(partial, first, counts.prepare({RNA: first, **aligned}), split, request, described)
-
-
-def _opened(
-    sources: Mapping[str, Sequence[Source]], layer: str | None, soma: SomaOptions
-) -> dict[str, list[CellStore]]:
-    """The stores of each modality, which share the room for decoded chunks."""
-    caches = CsrCaches.split() if sum(map(len, sources.values())) > 1 else None
-    return {
-        name: [open_store(source, layer=layer, **soma, caches=caches) for source in each]
-        for name, each in sources.items()
-    }
-
-
-def _listed(sources: Source | Sequence[Source]) -> list[Source]:
-    return [sources] if isinstance(sources, str | Path | AnnData) else list(sources)
-
-
-def _require_names(modalities: Mapping[str, Any]) -> None:
-    for name, sources in modalities.items():
-        if name == RNA or not name.isidentifier():
-            raise ValueError(
-                f"{name!r} cannot be the name of a further modality: a word of letters, digits and _, other "
-                f"than {RNA!r}, which is that of the first."
-            )
-        if not _listed(sources):
-            raise ValueError(f"the modality {name!r} has no source: name at least one.")
 
 
 def _already_prepared(

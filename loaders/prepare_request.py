@@ -4,29 +4,33 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from cfgen_scale.types import LikelihoodKind
 from loaders.annotations import AnnotatedStore
 from loaders.identity import SHARDS, require_identity
 from loaders.layout import CODECS, Codec
 from loaders.split import SplitRequest
 from loaders.store import CellStore, require_column
 
+NEGATIVE_BINOMIAL: LikelihoodKind = "negative_binomial"
 # Settings that older manifests lack.
-BEFORE_THERE_WERE: dict[str, Any] = {"soma": {}, "codec": "zstd", "obs": None}
+BEFORE_THERE_WERE: dict[str, Any] = {"soma": {}, "codec": "zstd", "obs": None, "likelihoods": {}}
 
 
 @dataclass(frozen=True)
 class PrepareRequest:
     """The settings of `loaders.prepare.prepare`, beside its sources.
 
-    Raises ValueError for a setting that cannot be.
+    ``likelihoods`` are those that are not the negative binomial's, by modality; ``layer`` and what ``soma``
+    holds are for all modalities, or by modality. Raises ValueError for a setting that cannot be.
     """
 
     labels: tuple[str, ...]
+    likelihoods: dict[str, LikelihoodKind]
     obs: str | None
-    layer: str | None
-    soma: dict[str, str]
+    layer: Any
+    soma: dict[str, Any]
     min_cells_per_gene: int
     repack: bool
     codec: Codec
@@ -39,8 +43,18 @@ class PrepareRequest:
             )
         if self.codec not in CODECS:
             raise ValueError(f"codec is one of {', '.join(CODECS)}, not {self.codec!r}.")
+        for name, likelihood in self.likelihoods.items():
+            if likelihood not in get_args(LikelihoodKind):
+                raise ValueError(
+                    f"the likelihood of {name!r} is one of {', '.join(get_args(LikelihoodKind))}, not "
+                    f"{likelihood!r}."
+                )
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"a label is named twice: {', '.join(self.labels)}.")
+
+    def likelihood(self, modality: str) -> LikelihoodKind:
+        """The distribution of the counts of a modality."""
+        return self.likelihoods.get(modality, NEGATIVE_BINOMIAL)
 
     def require_columns(self, stores: Sequence[CellStore]) -> None:
         """Raise ValueError unless every store has the obs columns that are asked for."""

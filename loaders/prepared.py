@@ -72,6 +72,7 @@ class Prepared:
             "genes removed (rare)": self._by_modality(
                 [entry["features_removed"] for entry in self.manifest["modalities"]]
             ),
+            "likelihood": self._by_modality([m.likelihood for m in self.schema.modalities]),
             "labels": labels,
             "counts": self._by_modality([self._described(e) for e in self.manifest["modalities"]]),
             **({"notes": "; ".join(notes)} if (notes := self.manifest.get("notes")) else {}),
@@ -102,7 +103,8 @@ class Prepared:
         return self._labels[rows].astype(np.int64)
 
     def totals(self, rows: IntArray) -> NDArray[np.float64]:
-        """Total counts (n, S) float64 of cells over the genes kept; all above zero."""
+        """Total counts (n, S) float64 of cells over the features kept, of each modality that has size
+        factors; all above zero."""
         return self._totals[rows]
 
     def read(self, rows: IntArray, *, dtype: DTypeLike | None = None) -> tuple[csr_matrix, ...]:
@@ -153,11 +155,15 @@ class Prepared:
         block is what its store decodes at once, or as many of these as are about ``cells`` together."""
         return self._counts[0].block_of(rows, cells)
 
-    def to_anndata(self, split: str) -> AnnData:
-        """The cells of one split in memory: X int32 CSR, labels as categoricals, genes as names."""
-        rows = self.rows(split)
-        var = pd.DataFrame(index=pd.Index(self.schema.modalities[0].features, dtype=object))
-        return AnnData(X=self.read(rows, dtype=np.int32)[0], obs=self._obs(rows), var=var)
+    def to_anndata(self, split: str, modality: str | None = None) -> AnnData:
+        """The cells of one split in memory: X int32 CSR, labels as categoricals, features as names; of the
+        first modality unless one is named. Raises ValueError for a name that is none."""
+        names = [each.name for each in self.schema.modalities]
+        if modality is not None and modality not in names:
+            raise ValueError(f"{self.path} has no modality {modality!r}. It has: {', '.join(names)}.")
+        counts, rows = self._counts[names.index(modality or names[0])], self.rows(split)
+        var = pd.DataFrame(index=pd.Index(counts.modality.features, dtype=object))
+        return AnnData(X=counts.read(rows, dtype=np.int32), obs=self._obs(rows), var=var)
 
     def _obs(self, rows: IntArray) -> pd.DataFrame:
         """Names and labels of cells, by ascending ``rows``."""

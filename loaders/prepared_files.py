@@ -10,7 +10,7 @@ import pandas as pd
 import zarr
 from numpy.typing import NDArray
 
-from cfgen_scale.types import AtlasSchema, Covariate, IntArray, Modality
+from cfgen_scale.types import AtlasSchema, Covariate, IntArray
 from loaders.counts_preparation import PreparedCounts
 from loaders.layout import write_array
 from loaders.manifest import INDEX, MANIFEST, VERSION
@@ -47,14 +47,14 @@ def write_prepared(
     label_codes = np.stack(codes, axis=1) if codes else np.zeros((len(kept), 0), dtype=np.int8)
     _write_index(path / INDEX, kept[order], split[kept[order]], label_codes[order], modalities)
     schema = AtlasSchema(
-        modalities=tuple(Modality(m.name, "negative_binomial", m.features) for m in modalities),
+        modalities=tuple(modality.modality for modality in modalities),
         covariates=tuple(Covariate(name, tuple(values.categories)) for name, values in labels.items()),
     )
     manifest = {
         "version": VERSION,
         "request": asdict(request),
         "sources": described,
-        "notes": notes_on(described, stores=store.stores),
+        "notes": notes_on(described, stores=store.stores) + [note for m in modalities for note in m.notes()],
         "cells_dropped": store.n_cells - len(kept),
         "modalities": [modality.entry() for modality in modalities],
         **_description(schema, split[kept], label_codes.astype(np.int64), modalities, kept),
@@ -104,4 +104,6 @@ def _write_index(
 
 
 def _totals(modalities: list[PreparedCounts], kept: IntArray) -> NDArray[np.float64]:
-    return np.stack([modality.cells.totals[kept] for modality in modalities], axis=1)
+    """Total counts (n, S) of the cells kept, of the modalities that have size factors."""
+    counted = [modality for modality in modalities if modality.modality.counted]
+    return np.array([m.cells.totals[kept] for m in counted]).reshape(len(counted), len(kept)).T

@@ -83,11 +83,12 @@ def scan_cells(
     is_training: NDArray[np.bool_],
     *,
     dropped: NDArray[np.bool_] | None = None,
+    binarised: bool = False,
     keep: Callable[[IntArray, csr_matrix], None] | None,
     progress: bool,
 ) -> CellScan:
     """Totals and digest over the genes ``columns``; ``keep`` gets the cells kept, slab by slab. Cells where
-    ``dropped`` (N,) holds are left out as those without counts are."""
+    ``dropped`` (N,) holds are left out as those without counts are. ``binarised``: any count is 1."""
     totals = np.zeros(store.n_cells)
     non_zeros = np.zeros(store.n_cells, dtype=np.int32)
     is_kept = np.zeros(store.n_cells, dtype=bool)
@@ -97,6 +98,8 @@ def scan_cells(
     for rows, slab in _slabs(store, "reading counts", progress=progress):
         counts = select_columns(slab, lookup, len(columns))
         counts.eliminate_zeros()
+        if binarised:
+            counts.data[...] = 1
         totals[rows] = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
         non_zeros[rows] = np.diff(counts.indptr)
         is_kept[rows] = totals[rows] > 0 if dropped is None else (totals[rows] > 0) & ~dropped[rows]

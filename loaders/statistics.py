@@ -17,8 +17,10 @@ def atlas_statistics(
     feature_totals: tuple[NDArray[np.float64], ...],
 ) -> AtlasStatistics:
     """Statistics of training cells with labels (n, K) and total counts (n, S), all above zero."""
-    libraries = tuple(_library(schema, labels, np.log(totals[:, s])) for s in range(totals.shape[1]))
-    joint, times = np.unique(labels, axis=0, return_counts=True)
+    joint, place, times = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
+    libraries = tuple(
+        _library(schema, labels, np.log(totals[:, s]), place.reshape(-1)) for s in range(totals.shape[1])
+    )
     joint_labels = tuple(
         (tuple(int(code) for code in combination), int(n))
         for combination, n in zip(joint, times, strict=True)
@@ -26,8 +28,11 @@ def atlas_statistics(
     return AtlasStatistics(libraries, joint_labels, feature_totals)
 
 
-def _library(schema: AtlasSchema, labels: IntArray, log_totals: NDArray[np.float64]) -> LibraryStatistics:
-    """Maximum likelihood of a log-normal, over all cells and per level of each attribute (METHOD 2)."""
+def _library(
+    schema: AtlasSchema, labels: IntArray, log_totals: NDArray[np.float64], joint: IntArray
+) -> LibraryStatistics:
+    """Maximum likelihood of a log-normal, over all cells, per level of each attribute (METHOD 2), and per
+    combination of labels, whose number ``joint`` (n,) says."""
     by_label = {
         covariate.name: {
             category: _table(log_totals[labels[:, k] == code])
@@ -41,7 +46,17 @@ def _library(schema: AtlasSchema, labels: IntArray, log_totals: NDArray[np.float
         log_min=float(log_totals.min()),
         log_max=float(log_totals.max()),
         by_label=by_label,
+        by_joint=_tables(log_totals, joint),
     )
+
+
+def _tables(log_totals: NDArray[np.float64], group: IntArray) -> tuple[LogNormalTable, ...]:
+    """The log-normal of each group of cells (n,), which are numbered from 0 and have a cell each."""
+    n = np.bincount(group)
+    mean = np.bincount(group, log_totals) / n
+    variance = np.bincount(group, (log_totals - mean[group]) ** 2) / n
+    rows = zip(n.tolist(), mean.tolist(), np.sqrt(variance).tolist(), strict=True)
+    return tuple(LogNormalTable(*row) for row in rows)
 
 
 def _table(log_totals: NDArray[np.float64]) -> LogNormalTable:
@@ -77,4 +92,5 @@ def _library_from_json(document: dict[str, Any]) -> LibraryStatistics:
         log_min=document["log_min"],
         log_max=document["log_max"],
         by_label=by_label,
+        by_joint=tuple(LogNormalTable(**table) for table in document.get("by_joint", ())),
     )

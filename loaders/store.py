@@ -89,6 +89,11 @@ def names_of(store: CellStore, wanted: NDArray[np.bool_]) -> Iterator[Any]:
         yield from store.obs_names(start, stop)[wanted[start:stop]]
 
 
+def names_of_all(store: CellStore) -> list[Any]:
+    """Names of all cells, in the store's order."""
+    return list(names_of(store, np.ones(store.n_cells, dtype=bool)))
+
+
 def categorical(values: Any) -> pd.Categorical:
     """Any column as string categories, sorted, only those that occur; missing and empty become code -1."""
     given = values if isinstance(values, pd.Categorical) else pd.Categorical(values)

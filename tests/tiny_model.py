@@ -34,7 +34,7 @@ def save_tiny_model(path: Path, *, weights_seed: int = 0) -> Path:
             ),
             SCHEMA,
             size_factors=SizeFactors(
-                None, torch.tensor([[5.0]]), torch.tensor([[0.3]]), torch.tensor([[4.0, 6.0]])
+                (), torch.tensor([[5.0]]), torch.tensor([[0.3]]), torch.tensor([[4.0, 6.0]])
             ),
             frequencies=LabelFrequencies.of(JOINT_LABELS, 2),
             feature_totals=[torch.from_numpy(np.geomspace(1, 1000, len(GENES))).float()],

@@ -17,7 +17,7 @@ from torch import nn
 from ..autoencoder import Autoencoder, AutoencoderConfig
 from ..counter_draws import CounterDraws
 from ..counts import SparseCounts
-from ..flow import draw_times, flow_loss, linear_path, pair_noise, tell_one
+from ..flow import draw_times, flow_loss, linear_path, pair_noise, tell
 from ..types import CellBatch, Condition, IntArray
 from ..velocity import Velocity, VelocityConfig
 from .config import FlowStageConfig, StageConfig
@@ -124,7 +124,8 @@ class FlowStage:
         else:
             noise = draws.normal("noise", mine, batch.latent.shape[1])
         times = draw_times(draws, mine, batch.global_cells)
-        told = tell_one(draws, mine, batch.condition.labels[mine], self.config.p_untold)
+        labels, kind = batch.condition.labels[mine], self.network_config.attributes_told
+        told = tell(draws, mine, labels, self.config.p_untold, kind)
         condition = Condition(told, batch.condition.log_size_factor[mine])
         return flow_loss(network, linear_path(noise, batch.latent[mine], times), condition)
 

@@ -44,10 +44,16 @@ def counts():
 def model_of(schema, libraries, frequencies):
     """A builder of small random models: keyword arguments go to AutoencoderConfig and ModelConfig."""
 
-    def build(*, theta_by=None, size_factors_by=None, size_factor_told=False, seed=0):
+    def build(*, theta_by=None, size_factors_by=None, size_factor_told=False, attributes_told="one", seed=0):
         config = ModelConfig(
             AutoencoderConfig(latent=5, hidden=(16, 8), theta_by=theta_by),
-            VelocityConfig(width=16, blocks=2, embedding=8, size_factor_told=size_factor_told),
+            VelocityConfig(
+                width=16,
+                blocks=2,
+                embedding=8,
+                size_factor_told=size_factor_told,
+                attributes_told=attributes_told,
+            ),
             size_factors_by=size_factors_by,
         )
         made = initialised(

@@ -6,8 +6,10 @@ import torch
 from scipy import stats
 from scipy.sparse import csr_matrix
 
-from cfgen_scale.autoencoder import Autoencoder, AutoencoderConfig
+from cfgen_scale.autoencoder import Autoencoder, AutoencoderConfig, ModalityConfig
+from cfgen_scale.counter_draws import CounterDraws
 from cfgen_scale.counts import SparseCounts
+from cfgen_scale.likelihoods import negative_binomial_log_prob
 from cfgen_scale.types import AtlasSchema, Covariate, Modality
 
 SMALL = AutoencoderConfig(latent=4, hidden=(8,))
@@ -84,8 +86,185 @@ def test_modalities_are_a_tuple(n_modalities):
     labels = torch.zeros(6, 1, dtype=torch.int64)
     assert autoencoder.encode(batch).shape == (6, 4)
     assert autoencoder(batch, labels).shape == (6,)
-    generated = autoencoder.sample(torch.randn(6, 4), torch.zeros(6, n_modalities), labels, torch.Generator())
+    keys = [torch.arange(6)] * n_modalities
+    generated = autoencoder.sample(torch.randn(6, 4), torch.zeros(6, n_modalities), labels, keys)
     assert [tuple(g.shape) for g in generated] == [(6, g) for g in sizes]
+
+
+KINDS = ("negative_binomial", "bernoulli", "poisson")
+SIZES = (12, 30, 7)
+
+
+def of_kinds(config=SMALL, **options):
+    """An autoencoder of a modality of each kind, m0, m1 and m2, and 50 cells for it."""
+    modalities = tuple(
+        Modality(f"m{i}", kind, tuple(map(str, range(g))))
+        for i, (kind, g) in enumerate(zip(KINDS, SIZES, strict=True))
+    )
+    schema = AtlasSchema(modalities, (Covariate("cell_type", ("a", "b")),))
+    random = np.random.default_rng(0)
+    cells = [random.poisson(random.gamma(1.0, 1.0, g), (50, g)) + (np.arange(g) == 0) for g in SIZES]
+    totals = [torch.from_numpy(c.sum(0)).float() for c in cells]
+    totals[1] = torch.from_numpy((cells[1] > 0).sum(0)).float()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        autoencoder = Autoencoder(config, schema, totals, n_cells=50, **options)
+    return autoencoder, [SparseCounts.from_csr(csr_matrix(c)) for c in cells], torch.zeros(50, 1).long()
+
+
+@torch.no_grad()
+def test_the_loss_of_several_kinds_is_the_sum_of_their_likelihoods():
+    autoencoder, cells, labels = of_kinds()
+    log_l = torch.stack([cells[0].totals(), cells[2].totals()], dim=1).log()
+    (log_mean, log_theta), (logits, _), (log_rate, _) = autoencoder.decode(
+        autoencoder.encode(cells), log_l, labels
+    )
+    mean, theta = log_mean.exp().double().numpy(), log_theta.exp().double().numpy()
+    x = [c.dense().numpy() for c in cells]
+    exact = stats.nbinom.logpmf(x[0], theta, theta / (theta + mean)).sum(1)
+    exact += stats.bernoulli.logpmf(x[1] > 0, torch.sigmoid(logits.double()).numpy()).sum(1)
+    exact += stats.poisson.logpmf(x[2], log_rate.exp().double().numpy()).sum(1)
+    np.testing.assert_allclose(autoencoder(cells, labels).numpy(), -exact, rtol=1e-4)
+    assert (autoencoder.likelihoods, autoencoder.size_columns) == (KINDS, (0, None, 1))
+
+
+@torch.no_grad()
+def test_untrained_decoders_begin_near_the_means_of_the_cells():
+    autoencoder, cells, labels = of_kinds()
+    log_l = torch.zeros(1, 2)
+    decoded = autoencoder.decode(torch.zeros(1, 4), log_l, labels[:1])
+    open_share = (cells[1].dense() > 0).float().mean(0)
+    share = cells[2].dense().sum(0) / cells[2].dense().sum()
+    assert (torch.sigmoid(decoded[1][0][0]) - open_share).abs().max() < 0.1
+    assert (decoded[2][0][0].exp() - share).abs().max() < 0.05
+
+
+@torch.no_grad()
+def test_binarised_counts_are_heard_as_such():
+    autoencoder, cells, _ = of_kinds()
+    twice = [SparseCounts(c.begins, c.features, 2 * c.values, c.shape) for c in cells]
+    apart = autoencoder.encode([cells[0], twice[1], cells[2]]) - autoencoder.encode(cells)
+    assert apart.abs().max() == 0
+    assert (autoencoder.encode([twice[0], *cells[1:]]) - autoencoder.encode(cells)).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_draws_of_each_kind_have_its_mean():
+    autoencoder, _, labels = of_kinds()
+    z, log_l = torch.randn(1, 4).expand(4000, 4), torch.full((4000, 2), 4.0)
+    labels = labels[:1].expand(4000, 1)
+    keys = [CounterDraws(0, "a test").bits(name, torch.arange(4000)) for name in autoencoder.names]
+    drawn_cells = autoencoder.sample(z, log_l, labels, keys)
+    (log_mean, _), (logits, _), (log_rate, _) = autoencoder.decode(z[:1], log_l[:1], labels[:1])
+    for cells, mean in zip(drawn_cells, (log_mean.exp(), logits.sigmoid(), log_rate.exp()), strict=True):
+        drawn = torch.from_numpy(cells.toarray()).double()
+        spread = drawn.std(0) / 4000**0.5
+        assert ((drawn.mean(0) - mean[0]).abs() < 5 * spread + 1e-3).all()
+
+
+@torch.no_grad()
+def test_concatenated_latents_belong_to_one_modality_each():
+    config = AutoencoderConfig(latent=9, hidden=(8,), latents="concatenated")
+    autoencoder, cells, labels = of_kinds(config)
+    assert autoencoder.parts == (slice(0, 3), slice(3, 6), slice(6, 9))
+    z, log_l = autoencoder.encode(cells), torch.zeros(50, 2)
+    other = autoencoder.encode([cells[0], cells[1], SparseCounts.from_csr(csr_matrix(np.ones((50, 7))))])
+    torch.testing.assert_close(other[:, :6], z[:, :6])
+    assert (other[:, 6:] - z[:, 6:]).abs().max() > 0.01
+    for m, part in enumerate(autoencoder.parts):
+        moved = z.clone()
+        moved[:, part] += 1.0
+        pairs = zip(
+            autoencoder.decode(moved, log_l, labels), autoencoder.decode(z, log_l, labels), strict=True
+        )
+        assert [bool((a[0] != b[0]).any()) for a, b in pairs] == [i == m for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("latent", "given", "sizes"),
+    [
+        (9, {}, (3, 3, 3)),
+        (10, {}, (4, 3, 3)),
+        (9, {"m1": 5}, (2, 5, 2)),
+        (6, {"m0": 1, "m1": 2, "m2": 3}, (1, 2, 3)),
+    ],
+)
+def test_how_concatenated_latents_are_shared_out(latent, given, sizes):
+    config = AutoencoderConfig(
+        latent=latent,
+        hidden=(8,),
+        latents="concatenated",
+        modalities={name: ModalityConfig(latent=d, hidden=(6, 5)) for name, d in given.items()},
+    )
+    autoencoder, cells, labels = of_kinds(config)
+    assert tuple(part.stop - part.start for part in autoencoder.parts) == sizes
+    assert autoencoder.encode(cells).shape == (50, latent)
+    assert torch.isfinite(autoencoder(cells, labels)).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"modalities": {"atac": ModalityConfig()}}, r"no modality 'atac'.*m0, m1, m2"),
+        ({"modalities": {"m0": ModalityConfig(latent=3)}}, "latents are joint"),
+        ({"latents": "concatenated", "latent": 2}, "cannot be shared out"),
+        ({"latents": "concatenated", "modalities": {"m0": ModalityConfig(latent=9)}}, "cannot be shared out"),
+    ],
+)
+def test_latents_that_cannot_be_are_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        of_kinds(AutoencoderConfig(**{"latent": 9, "hidden": (8,), **config}))
+
+
+def test_an_empty_share_of_a_batch_works_for_every_kind():
+    autoencoder, _, _ = of_kinds()
+    nobody = [SparseCounts.from_csr(csr_matrix((0, g))) for g in SIZES]
+    autoencoder(nobody, torch.empty(0, 1, dtype=torch.int64)).sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in autoencoder.parameters())
+
+
+def test_theta_per_level_is_for_the_modalities_that_have_it(schema):
+    two = AtlasSchema(
+        (*schema.modalities, Modality("protein", "negative_binomial", ("p0", "p1"))), schema.covariates
+    )
+    config = AutoencoderConfig(
+        latent=4,
+        hidden=(8,),
+        theta_by="cell_type",
+        modalities={"protein": ModalityConfig(theta_per_level=False)},
+    )
+    autoencoder = Autoencoder(config, two, [torch.ones(40), torch.ones(2)])
+    labels = torch.tensor([[2, 0], [-1, 0]])
+    (_, of_rna), (_, of_protein) = autoencoder.decode(torch.zeros(2, 4), torch.zeros(2, 2), labels)
+    assert (of_rna.shape, of_protein.shape) == ((2, 40), (2,))
+
+
+def test_training_recovers_the_dispersions_of_each_level():
+    """Two levels with theta 0.4 and 12 and the same means: within a tenth over genes, a third for each."""
+    thetas, n, g = (0.4, 12.0), 3000, 20
+    random = np.random.default_rng(0)
+    level = np.arange(n) % 2
+    theta = np.array(thetas)[level][:, None]
+    mean = np.linspace(10, 60, g)
+    x = random.poisson(random.gamma(np.broadcast_to(theta, (n, g)), mean / theta)) + (np.arange(g) == 0)
+    schema = AtlasSchema(
+        (Modality("rna", "negative_binomial", tuple(map(str, range(g)))),), (Covariate("level", ("a", "b")),)
+    )
+    config = AutoencoderConfig(latent=1, hidden=(4,), theta_by="level")
+    autoencoder = Autoencoder(config, schema, [torch.from_numpy(x.sum(0)).float()])
+    decoder = autoencoder.decoders["rna"]
+    counts, levels = SparseCounts.from_csr(csr_matrix(x)), torch.from_numpy(level)
+    logits, log_l = torch.from_numpy(mean).float().log().expand(n, g), torch.full((n,), mean.sum()).log()
+    optimiser = torch.optim.Adam([decoder.log_theta], lr=0.2)
+    for _ in range(50):
+        table, rows = decoder.theta_table(levels)
+        loss = -negative_binomial_log_prob(counts, logits, log_l.float(), table, rows).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    fitted = decoder.log_theta.detach()[:, 1:]
+    np.testing.assert_allclose(fitted.mean(1).exp(), thetas, rtol=0.1)
+    assert (fitted - torch.tensor(thetas).log()[:, None]).abs().max() < 0.35
 
 
 def test_training_lowers_the_loss(schema, counts):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cfgen_scale.counter_draws import CounterDraws
-from cfgen_scale.flow import draw_times, flow_loss, linear_path, pair_noise, tell_one
+from cfgen_scale.flow import draw_times, flow_loss, linear_path, pair_noise, tell
 from cfgen_scale.types import Condition
 
 DRAWS = CounterDraws(0, "a test")
@@ -29,14 +29,14 @@ def test_a_share_of_the_cells_has_its_share_of_the_times_and_tellings():
     labels, mine = torch.arange(60).view(30, 2), torch.arange(1, 30, 3)
     times = draw_times(DRAWS, torch.arange(30), 30)
     assert torch.equal(draw_times(DRAWS, mine, 30), times[mine])
-    told = tell_one(DRAWS, torch.arange(30), labels, 0.3)
-    assert torch.equal(tell_one(DRAWS, mine, labels[mine], 0.3), told[mine])
+    told = tell(DRAWS, torch.arange(30), labels, 0.3)
+    assert torch.equal(tell(DRAWS, mine, labels[mine], 0.3), told[mine])
 
 
 def test_telling_is_per_cell_none_or_one_attribute():
     cells = torch.arange(20_000)
     labels = torch.stack([cells % 5, cells % 3], dim=1)
-    told = tell_one(DRAWS, cells, labels, 0.2)
+    told = tell(DRAWS, cells, labels, 0.2)
     known = told >= 0
     assert (told[known] == labels[known]).all()
     assert known.sum(1).max() == 1
@@ -44,11 +44,29 @@ def test_telling_is_per_cell_none_or_one_attribute():
     torch.testing.assert_close(shares, torch.tensor([0.2, 0.4, 0.4]), atol=0.02, rtol=0)
 
 
+def test_all_attributes_are_told_or_none():
+    cells = torch.arange(20_000)
+    labels = torch.stack([cells % 5, cells % 3, cells % 2], dim=1)
+    told = tell(DRAWS, cells, labels, 0.2, "all")
+    known = told >= 0
+    assert (known.all(1) | ~known.any(1)).all()
+    assert known.any(1).float().mean().item() == pytest.approx(0.8, abs=0.02)
+    assert (told[known] == labels[known]).all()
+
+
+def test_every_subset_is_told_as_often():
+    cells = torch.arange(40_000)
+    labels = torch.stack([cells % 5, cells % 3, cells % 2], dim=1)
+    known = tell(DRAWS, cells, labels, 0.2, "subset") >= 0
+    shares = torch.bincount((known * torch.tensor([1, 2, 4])).sum(1), minlength=8) / len(cells)
+    torch.testing.assert_close(shares, torch.tensor([0.2] + [0.8 / 7] * 7), atol=0.01, rtol=0)
+
+
 def test_telling_keeps_unlabelled_cells_untold_and_bears_no_attributes():
     unlabelled, cells = torch.full((50, 2), -1), torch.arange(50)
-    assert (tell_one(DRAWS, cells, unlabelled, 0.0) == -1).all()
+    assert (tell(DRAWS, cells, unlabelled, 0.0) == -1).all()
     none = torch.empty(50, 0, dtype=torch.int64)
-    assert tell_one(DRAWS, cells, none, 0.2).shape == (50, 0)
+    assert tell(DRAWS, cells, none, 0.2).shape == (50, 0)
 
 
 def test_pairing_permutes_the_noise_alone_and_lowers_the_cost():

@@ -23,8 +23,8 @@ T = torch.tensor(0.3)
 
 
 @torch.no_grad()
-def at(velocity, condition, weights):
-    return guided_field(velocity, condition, weights)(T, Z)
+def at(velocity, condition, weights, told="one"):
+    return guided_field(velocity, condition, weights, told=told)(T, Z)
 
 
 @torch.no_grad()
@@ -67,3 +67,49 @@ def test_without_attributes_the_field_is_the_unconditional_one():
     nobody = Condition(torch.empty(4, 0, dtype=torch.int64), torch.zeros(4, 1))
     field = guided_field(lambda t, z, c: z * t[:, None], nobody, [])
     torch.testing.assert_close(field(T, Z), Z * T)
+
+
+def test_told_of_all_attributes_one_weight_pulls_to_their_joint_condition(velocity, condition):
+    u, joint = plain(velocity, condition.untold()), plain(velocity, condition)
+    torch.testing.assert_close(at(velocity, condition, [0.0, 0.0], "all"), u)
+    torch.testing.assert_close(at(velocity, condition, [1.0, 1.0], "all"), joint)
+    torch.testing.assert_close(at(velocity, condition, [2.5, 2.5], "all"), u + 2.5 * (joint - u))
+    with pytest.raises(ValueError, match=r"one guidance weight, not 2, 0 .*attributes_told=subset"):
+        at(velocity, condition, [2.0, 0.0], "all")
+
+
+def test_told_of_subsets_any_of_them_can_be_told(velocity, condition):
+    """Weights of 1 for some attributes and 0 for the others: the field of their joint condition."""
+    for weights, told in (
+        ([0.0, 0.0], condition.untold()),
+        ([1.0, 0.0], condition.only(0)),
+        ([0.0, 1.0], condition.only(1)),
+        ([1.0, 1.0], condition),
+    ):
+        torch.testing.assert_close(at(velocity, condition, weights, "subset"), plain(velocity, told))
+
+
+def test_told_of_subsets_weights_nest_them(velocity, condition):
+    u, joint = plain(velocity, condition.untold()), plain(velocity, condition)
+    second = plain(velocity, condition.only(1))
+    expected = u + (3.0 - 0.5) * (second - u) + 0.5 * (joint - u)
+    torch.testing.assert_close(at(velocity, condition, [0.5, 3.0], "subset"), expected)
+    for weight in (0.7, 2.0):
+        same, equal = (at(velocity, condition, [weight] * 2, told) for told in ("all", "subset"))
+        torch.testing.assert_close(same, equal)
+    near = at(velocity, condition, [1.0, 1.0 + 1e-4], "subset")
+    torch.testing.assert_close(near, at(velocity, condition, [1.0 + 1e-4, 1.0], "subset"), atol=1e-3, rtol=0)
+
+
+def test_where_pulls_add_up_subsets_are_equation_8():
+    """A velocity that is a sum over the attributes told, with three of them."""
+    pulls = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(1))
+
+    def additive(t, z, c):
+        return sum(pulls[k][c.labels[:, k]] * (c.labels[:, k] >= 0)[:, None] for k in range(3)) + z
+
+    labels = torch.tensor([[0, 1, 2], [3, -1, 0], [1, 1, 1], [-1, -1, 2]])
+    condition = Condition(labels, torch.zeros(4, 1))
+    for weights in ([2.0, -0.5, 0.7], [0.0, 3.0, 3.0], [-1.0, -2.0, 0.5]):
+        one, subset = (at(additive, condition, weights, told) for told in ("one", "subset"))
+        torch.testing.assert_close(one, subset)

@@ -5,10 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
-from cfgen_scale.model import CFGen
+from cfgen_scale.autoencoder import AutoencoderConfig
+from cfgen_scale.model import CFGen, ModelConfig
 from cfgen_scale.ode import OdeConfig
-from cfgen_scale.types import Condition, SchemaError
+from cfgen_scale.size_factors import SizeFactors
+from cfgen_scale.types import AtlasSchema, Condition, Modality, SchemaError
+from cfgen_scale.velocity import VelocityConfig
 
 
 def test_a_saved_model_loads_without_data_and_generates_the_same_cells(model_of, tmp_path):
@@ -121,3 +125,46 @@ def test_bad_requests_are_refused(model_of):
         model.generate(5, guidance={"donor": float("nan")})
     with pytest.raises(ValueError, match="at least 1"):
         model.generate(0)
+
+
+@pytest.fixture
+def two(libraries, frequencies, schema, tmp_path):
+    """RNA and binarised peaks, written and read."""
+    modalities = (*schema.modalities, Modality("atac", "bernoulli", tuple(f"peak-{i}" for i in range(25))))
+    config = ModelConfig(
+        AutoencoderConfig(latent=6, hidden=(16, 8), latents="concatenated"),
+        VelocityConfig(width=16, blocks=1, embedding=8, size_factor_told=True, attributes_told="subset"),
+        size_factors_by=("cell_type",),
+    )
+    made = CFGen(
+        config,
+        AtlasSchema(modalities, schema.covariates),
+        size_factors=SizeFactors.fit(libraries, schema, "cell_type"),
+        frequencies=frequencies,
+        feature_totals=[torch.arange(40.0), torch.arange(25.0)],
+    )
+    return CFGen.load(made.save(tmp_path / "two"))
+
+
+def test_two_modalities_from_counts_to_cells(two, counts, tmp_path):
+    peaks = csr_matrix(np.random.default_rng(0).integers(0, 4, (24, 25)).astype(np.int32))
+    z = two.encode([counts, peaks], features=[m.features for m in two.schema.modalities])
+    assert z.shape == (24, 6)
+    torch.testing.assert_close(two.encode([counts, peaks > 0]), z)
+    labels = two.draw_labels(30, {"cell_type": "B"}, seed=0)
+    cells = two.generate_cells(labels, guidance=[2.0, 1.0], seed=0)
+    assert [c.shape for c in cells.counts] == [(30, 40), (30, 25)]
+    assert cells.log_size_factor.shape == (30, 1)
+    assert set(np.unique(cells.counts[1].toarray())) == {0, 1}
+    made = two.generate(30, {"cell_type": "B"}, guidance={"cell_type": 2.0})
+    assert list(made) == ["rna", "atac"]
+    assert made["rna"].obs.equals(made["atac"].obs)
+    assert list(made["atac"].var_names) == list(two.schema.modalities[1].features)
+    assert (made["rna"].obs["size_factor"] > 0).all()
+
+
+def test_a_model_told_of_all_or_none_refuses_to_weigh_them_apart(model_of):
+    model = model_of(attributes_told="all")
+    model.generate(3, guidance={"cell_type": 2.0, "donor": 2.0})
+    with pytest.raises(ValueError, match="all attributes of a cell or none"):
+        model.generate(3, guidance={"cell_type": 2.0})

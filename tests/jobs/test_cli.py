@@ -11,7 +11,7 @@ from jobs.cli import main, parse
 from jobs.status import status_of
 from jobs.tracking import TrackingError
 from tests.loaders.conftest import make_atlas, write_obs_table
-from tests.loaders.experiments import write_experiment
+from tests.loaders.experiments import add_measurement, write_experiment
 from tests.loaders.tenx_files import write_tenx_h5
 
 SUBCOMMANDS = [
@@ -83,10 +83,27 @@ def test_further_modalities_are_named(tmp_path, capsys):
         "--min-cells-per-gene",
         "1",
     ]
-    assert main([*line, "--modality", "protein"]) == 1
+    assert main([*line, "--modality", "protein="]) == 1
     assert "write NAME=SOURCE, such as protein=adt.h5ad" in capsys.readouterr().err
+    assert main([*line, "--modality", "protein"]) == 1
+    assert "neither a MuData nor a SOMA experiment" in capsys.readouterr().err
     assert main([*line, "--modality", f"protein={tmp_path / 'protein.h5ad'}"]) == 0
     assert "rna: 50, protein: 7" in capsys.readouterr().out
+
+
+def test_likelihoods_and_measurements_are_by_modality(tmp_path, capsys):
+    path = write_experiment(make_atlas(n_cells=200), tmp_path / "experiment")
+    add_measurement(path, "peaks", make_atlas(n_cells=200, n_genes=30))
+    line = ["prepare", str(path), "--out", str(tmp_path / "out"), "--min-cells-per-gene", "0"]
+    line += ["--modality", "atac", "--measurement", "rna=RNA", "--measurement", "atac=peaks"]
+    assert main([*line, "--likelihood", "atac"]) == 1
+    assert "write NAME=KIND, such as atac=bernoulli" in capsys.readouterr().err
+    assert main([*line, "--likelihood", "atac=bernoulli"]) == 0
+    printed = capsys.readouterr().out
+    assert "rna: negative_binomial, atac: bernoulli" in printed
+    assert "counts of 'atac' are binarised: 1 where a cell has any" in printed
+    assert main([*line, "--layer", "counts", "--layer", "rna=counts"]) == 1
+    assert "--layer is given 2 times: write --layer NAME=VALUE" in capsys.readouterr().err
 
 
 def test_configuration_may_stand_before_and_after_options():

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
+from cfgen_scale.autoencoder import ModalityConfig
 from cfgen_scale.training.config import StageConfig, TrainConfig
 from jobs.config import ConfigError, flatten, load_config
 
@@ -27,6 +28,22 @@ def test_lists_and_names_from_the_command_line():
     )
     assert config.model.autoencoder.hidden == (64, 32)
     assert config.model.autoencoder.theta_by == "cell_type"
+
+
+def test_sections_of_modalities_are_named_by_the_user():
+    config = load_config(
+        overrides=[
+            "model.autoencoder.latents=concatenated",
+            "model.autoencoder.modalities.atac.hidden=[1024, 512]",
+            "model.autoencoder.modalities.atac.latent=20",
+            "model.size_factors_by=[cell_type, donor]",
+        ]
+    ).model
+    assert config.autoencoder.modalities == {"atac": ModalityConfig(hidden=(1024, 512), latent=20)}
+    assert config.autoencoder.hidden_of("rna") == config.autoencoder.hidden
+    assert config.size_factors_by == ("cell_type", "donor")
+    with pytest.raises(ConfigError, match=r"modalities\.atac\.hiden.*Did you mean .*hidden"):
+        load_config(overrides=["model.autoencoder.modalities.atac.hiden=3"])
 
 
 @pytest.mark.parametrize(

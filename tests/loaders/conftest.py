@@ -17,6 +17,7 @@ from scipy.sparse import csr_matrix
 from loaders.prepare import prepare
 from loaders.prepared import Prepared
 from tests.loaders.experiments import write_experiment
+from tests.loaders.mudata_files import write_mudata
 from tests.loaders.tenx_files import write_tenx_h5, write_tenx_mtx
 
 N_DONORS = 40
@@ -34,6 +35,7 @@ FORMATS = (
     "packed_none",
     "packed_zstd",
 )
+PARTS = ("h5mu", "mudata_zarr")  # modalities of a MuData
 WITHOUT_OBS = ("10x_h5", "10x_mtx")
 READ_IN_PLACE = ("zarr_v2", "zarr_v3", "zarr_dense", "soma", "shards", "packed_none", "packed_zstd")
 SHARDS = ("dataset_2", "dataset_10", "dataset_11")  # in their natural order, which is not that of text
@@ -55,7 +57,7 @@ def make_atlas(n_cells: int = 600, n_genes: int = 50, seed: int = 0) -> AnnData:
 
 
 def write_as(adata: AnnData, form: str, path: Path) -> Path | AnnData:
-    """The atlas in one of `FORMATS`; the path to it, or the object itself for "memory"."""
+    """The atlas in one of `FORMATS` or `PARTS`; the path to it, or the object itself for "memory"."""
     adata = adata.copy()
     match form:
         case "memory":
@@ -73,6 +75,10 @@ def write_as(adata: AnnData, form: str, path: Path) -> Path | AnnData:
             return write_tenx_h5(adata, path / "filtered_feature_bc_matrix.h5")
         case "10x_mtx":
             return write_tenx_mtx(adata, path / "filtered_feature_bc_matrix")
+        case "h5mu" | "mudata_zarr":
+            bare = AnnData(adata.X, obs=adata.obs[[]], var=adata.var)
+            place = path / ("atlas.h5mu" if form == "h5mu" else "mudata.zarr")
+            return write_mudata({"rna": bare}, place, obs=adata.obs) / "mod" / "rna"
         case "shards":
             return write_shards(adata, path / "shards")
         case "packed_none" | "packed_zstd":

@@ -32,13 +32,32 @@ def write_experiment(
     genes = np.arange(adata.n_vars) if genes is None else genes
     with tiledbsoma.Experiment.create(str(path)) as experiment:
         _add_frame(experiment, "obs", adata.obs, cells, cell_names)
-        collection = experiment.add_new_collection("ms")
-        measured = collection.add_new_collection(measurement, tiledbsoma.Measurement)
-        _add_frame(measured, "var", adata.var, genes, gene_names)
-        matrices = measured.add_new_collection("X")
-        for name, counts in (layers or {"counts": adata.X}).items():
-            _add_layer(matrices, name, coo_matrix(counts), cells, genes)
+        experiment.add_new_collection("ms")
+        _add_measurement(experiment, measurement, adata, layers, cells, genes, gene_names)
     return path
+
+
+def add_measurement(path: Path, measurement: str, adata: AnnData) -> None:
+    """Add counts of the same cells, in their order, to an experiment."""
+    with tiledbsoma.Experiment.open(str(path), "w") as experiment:
+        cells, genes = np.arange(adata.n_obs), np.arange(adata.n_vars)
+        _add_measurement(experiment, measurement, adata, None, cells, genes, "var_id")
+
+
+def _add_measurement(
+    experiment: Any,
+    name: str,
+    adata: AnnData,
+    layers: Mapping[str, Any] | None,
+    cells: NDArray[np.int64],
+    genes: NDArray[np.int64],
+    gene_names: str,
+) -> None:
+    measured = experiment.ms.add_new_collection(name, tiledbsoma.Measurement)
+    _add_frame(measured, "var", adata.var, genes, gene_names)
+    matrices = measured.add_new_collection("X")
+    for layer, counts in (layers or {"counts": adata.X}).items():
+        _add_layer(matrices, layer, coo_matrix(counts), cells, genes)
 
 
 def _add_frame(parent: Any, name: str, frame: pd.DataFrame, joinids: NDArray[np.int64], index: str) -> None:

@@ -151,3 +151,71 @@ def test_the_same_request_returns_what_is_there_and_another_is_refused(
     assert again.digest == made.digest
     with pytest.raises(FileExistsError, match="was prepared with sources"):
         prepare(sources[0], tmp_path / "out", **how)
+
+
+@pytest.mark.parametrize(
+    ("form", "settings"), [("h5ad", {}), ("zarr_v3", {}), ("zarr_v3", {"repack": True}), ("soma", {})]
+)
+def test_a_bernoulli_modality_is_binarised_wherever_it_is(
+    measured: tuple[AnnData, AnnData], form: str, settings: dict[str, object], tmp_path: Path
+) -> None:
+    prepared = both(measured, form, tmp_path, likelihoods={"protein": "bernoulli"}, **settings)
+    assert [m.counted for m in prepared.schema.modalities] == [True, False]
+    names = measured[0].obs_names[prepared.source_rows]
+    rna, protein = (adata[names].X.toarray() for adata in measured)
+    rows = np.random.default_rng(0).permutation(596)
+    counts = prepared.read(rows)
+    np.testing.assert_array_equal(counts[0].toarray(), rna[rows])
+    np.testing.assert_array_equal(counts[1].toarray(), protein[rows] > 0)
+    np.testing.assert_array_equal(prepared.totals(rows), rna[rows].sum(axis=1, keepdims=True))
+    train = prepared.rows("train")
+    np.testing.assert_array_equal(prepared.statistics.feature_totals[1], (protein[train] > 0).sum(axis=0))
+    assert len(prepared.statistics.libraries) == 1
+    assert "counts of 'protein' are binarised" in prepared.summary["notes"]
+    assert prepared.to_anndata("test", "protein").X.max() == 1
+
+
+def test_counts_that_are_the_same_when_binarised_are_the_same_atlas(
+    measured: tuple[AnnData, AnnData], tmp_path: Path
+) -> None:
+    rna, protein = measured
+    twice = protein.copy()
+    twice.X = twice.X * 2
+    digests = set()
+    for name, cells, kind in (
+        ("a", protein, "bernoulli"),
+        ("b", twice, "bernoulli"),
+        ("c", protein, "poisson"),
+    ):
+        (path := tmp_path / name).mkdir()
+        digests.add(both((rna, cells), "memory", path, likelihoods={"protein": kind}).digest)
+    assert len(digests) == 2
+    with pytest.raises(FileExistsError, match=r"was prepared with likelihoods = \{'protein': 'poisson'\}"):
+        prepare(
+            rna,
+            tmp_path / "c" / "out",
+            modalities={"protein": protein},
+            labels=["cell_type"],
+            min_cells_per_gene=1,
+            progress=False,
+        )
+
+
+def test_an_atlas_of_a_binarised_modality_alone_has_no_size_factors(tmp_path: Path) -> None:
+    prepared = prepare(make_atlas(120), tmp_path / "out", likelihoods={"rna": "bernoulli"}, progress=False)
+    assert prepared.totals(np.arange(5)).shape == (5, 0)
+    assert prepared.statistics.libraries == ()
+
+
+def test_library_sizes_are_kept_for_joint_labels(tmp_path: Path) -> None:
+    labels = ["cell_type", "donor"]
+    prepared = prepare(make_atlas(), tmp_path / "out", labels=labels, min_cells_per_gene=0, progress=False)
+    train, statistics = prepared.rows("train"), prepared.statistics
+    log_l = np.log(prepared.totals(train)[:, 0])
+    tables = statistics.libraries[0].by_joint
+    for (codes, n), table in zip(statistics.joint_labels, tables, strict=True):
+        of_cells = log_l[(prepared.labels(train) == codes).all(axis=1)]
+        assert n == table.n == len(of_cells)
+        np.testing.assert_allclose(
+            (table.log_mean, table.log_sd), (of_cells.mean(), of_cells.std()), atol=1e-12
+        )

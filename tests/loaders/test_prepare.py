@@ -14,7 +14,15 @@ from scipy.sparse import csr_matrix
 from cfgen_scale.types import SchemaError
 from loaders.prepare import prepare
 from loaders.prepared import Prepared
-from tests.loaders.conftest import FORMATS, READ_IN_PLACE, WITHOUT_OBS, make_atlas, write_as, write_obs_table
+from tests.loaders.conftest import (
+    FORMATS,
+    PARTS,
+    READ_IN_PLACE,
+    WITHOUT_OBS,
+    make_atlas,
+    write_as,
+    write_obs_table,
+)
 
 Write = Callable[..., Path]
 
@@ -63,7 +71,7 @@ def test_statistics_are_those_of_the_training_cells(prepared: Prepared, atlas: A
     assert joint[tuple(labels[0])] == (labels == labels[0]).all(axis=1).sum()
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", FORMATS + PARTS)
 @pytest.mark.parametrize("repack", [False, True])
 def test_digest_and_cells_do_not_depend_on_the_file_format(
     form: str, repack: bool, prepared: Prepared, atlas: AnnData, tmp_path: Path
@@ -78,7 +86,7 @@ def test_digest_and_cells_do_not_depend_on_the_file_format(
     np.testing.assert_array_equal(again.read(rows)[0].toarray(), prepared.read(sources)[0].toarray())
     np.testing.assert_array_equal(again.labels(rows), prepared.labels(sources))
     assert (again.arrangement == again.digest) is not repack
-    in_place = form in READ_IN_PLACE and not repack
+    in_place = form in (*READ_IN_PLACE, "mudata_zarr") and not repack
     assert (tmp_path / "out" / "cells.zarr").exists() is not in_place
 
 

@@ -21,13 +21,13 @@ from loaders.kept import Kept
 from loaders.opening import open_store
 from loaders.stacked_store import StackedStore
 from loaders.store import CellStore
-from tests.loaders.conftest import FORMATS, WITHOUT_OBS, make_atlas, write_as, write_obs_table
+from tests.loaders.conftest import FORMATS, PARTS, WITHOUT_OBS, make_atlas, write_as, write_obs_table
 
 Write = Callable[..., Path]
 STORED_AS = {"10x_h5": np.int32, "10x_mtx": np.int64, "packed_none": np.uint8, "packed_zstd": np.uint8}
 
 
-@pytest.fixture(scope="module", params=FORMATS)
+@pytest.fixture(scope="module", params=FORMATS + PARTS)
 def form(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
