@@ -38,12 +38,15 @@ class CountedCells:
         return [str(name) for name in np.unique(self.classes) if name != UNTOLD]
 
 
-def read_cells(adata: AnnData, *, name: str, genes: Sequence[str], label: str | None) -> CountedCells:
+def read_cells(
+    adata: AnnData, *, name: str, genes: Sequence[str], label: str | None, binarise: bool = False
+) -> CountedCells:
     """Take counts, with columns in the order of ``genes``, and classes out of ``adata``.
 
     ``name`` is what error messages call it. ``label`` is the column of obs with the classes; None: no cell is
-    told a class. A missing or empty value means that the class of that cell is not told. Raises
-    EvaluationError for no cells, counts that are no counts, genes that differ, or a label column not there.
+    told a class. A missing or empty value means that the class of that cell is not told. ``binarise`` makes a
+    1 of every count. Raises EvaluationError for no cells, counts that are no counts, genes that differ, or a
+    label column not there.
     """
     if adata.n_obs == 0:
         raise EvaluationError(f"{name} has no cells.")
@@ -53,6 +56,8 @@ def read_cells(adata: AnnData, *, name: str, genes: Sequence[str], label: str | 
     if columns is not None:
         counts = csr_matrix(counts[:, columns])
         counts.sort_indices()
+    if binarise:
+        counts.data[:] = 1.0
     return CountedCells(counts, classes)
 
 
