@@ -13,6 +13,10 @@ HeldOut = Literal["test", "validation"]
 MODALITIES = "mod"
 
 
+class ModalityError(ValueError):
+    """None of several modalities was named, or one that is not there; the message says which there are."""
+
+
 def read_atlas(path: PathLike, modality: str | None = None) -> AnnData:
     """An AnnData from a .h5ad file, a .zarr directory or, of several modalities, a .h5mu or MuData-Zarr.
 
@@ -22,12 +26,14 @@ def read_atlas(path: PathLike, modality: str | None = None) -> AnnData:
     suffix = Path(path).suffix
     if suffix not in (".h5ad", ".h5mu", ".zarr"):
         raise ValueError(
-            f"{path} ends in {suffix!r}: atlases are .h5ad files, .zarr directories or, of several modalities, "
-            ".h5mu files."
+            f"{path} ends in {suffix!r}: atlases are .h5ad files or .zarr directories (or .h5mu files of several "
+            "modalities)."
         )
     try:
         return _read_zarr(Path(path), modality) if suffix == ".zarr" else _read_hdf5(Path(path), modality)
-    except (OSError, KeyError) as error:
+    except ModalityError:
+        raise
+    except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as an AnnData: {error} Is it complete?") from error
 
 
@@ -57,7 +63,7 @@ def _one_of(path: Path, group: Any, modality: str | None) -> AnnData:
     known = ", ".join(repr(str(name)) for name in group[MODALITIES])
     if modality is None or modality not in group[MODALITIES]:
         asked = "name one" if modality is None else f"there is no {modality!r}"
-        raise ValueError(f"{path} holds several modalities ({known}): {asked} (--modality).")
+        raise ModalityError(f"{path} holds several modalities ({known}): {asked} (--modality).")
     cells: AnnData = read_elem(group[f"{MODALITIES}/{modality}"])
     shared = read_elem(group["obs"])
     for column in shared.columns.difference(cells.obs.columns):
@@ -68,7 +74,7 @@ def _one_of(path: Path, group: Any, modality: str | None) -> AnnData:
 def read_split(data: PathLike, split: str, modality: str | None = None) -> AnnData:
     """The cells of one split of a prepared atlas; of its first modality unless one is named.
 
-    Raises ValueError for a split without cells or an unknown modality.
+    Raises ValueError for a split without cells, ModalityError for an unknown modality.
     """
     import numpy as np
     import pandas as pd
@@ -84,7 +90,7 @@ def read_split(data: PathLike, split: str, modality: str | None = None) -> AnnDa
         )
     names = [m.name for m in prepared.schema.modalities]
     if modality is not None and modality not in names:
-        raise ValueError(f"{data} has no modality {modality!r}: it has {', '.join(map(repr, names))}.")
+        raise ModalityError(f"{data} has no modality {modality!r}: it has {', '.join(map(repr, names))}.")
     cells = prepared.to_anndata(split)
     place = 0 if modality is None else names.index(modality)
     if place == 0:

@@ -55,13 +55,13 @@ def score(
         "manifolds": manifolds(placed[matched], placed_test, seed=seed, max_cells=settings.max_cells_auc),
         "variance_ratio": {
             "per_class": ratios,
-            "cell_weighted": _cell_weighted(ratios, bench.test),
+            "cell_weighted": cell_weighted(ratios, bench.test),
         },
     }
     if bench.markers is not None and classes:
         by_class = marker_correlations(pool.take(matched), bench.test, bench.markers, classes)
         defined = {name: r for name, r in by_class.items() if math.isfinite(r)}
-        scores["markers"] = {"per_class": by_class, "cell_weighted": _cell_weighted(defined, bench.test)}
+        scores["markers"] = {"per_class": by_class, "cell_weighted": cell_weighted(defined, bench.test)}
     return scores
 
 
@@ -128,7 +128,8 @@ def _average(values: list[dict[str, float]], weights: list[int] | None = None) -
     return {name: float(np.average([v[name] for v in values], weights=weights)) for name in DISTANCES}
 
 
-def _cell_weighted(ratios: dict[str, float], test: CountedCells) -> float:
+def cell_weighted(ratios: dict[str, float], test: CountedCells) -> float:
+    """Mean over classes, each counting as its test cells; NaN of no class."""
     if not ratios:
         return float("nan")
     return float(np.average(list(ratios.values()), weights=[len(test.of_class(name)) for name in ratios]))
