@@ -1,6 +1,7 @@
 """How near imputed counts are to the hidden ones, beside simple ways of filling them in (paper Table 9)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ def imputation_figures(imputed: FloatArray, hidden: HiddenCounts) -> dict[str, f
     }
 
 
-def at_hidden(batches: Iterable[tuple[slice, NDArray[np.float32]]], hidden: HiddenCounts) -> FloatArray:
+def at_hidden(batches: Iterable[tuple[slice, NDArray[Any]]], hidden: HiddenCounts) -> FloatArray:
     """The imputed values (m,) at the hidden entries, of whole rows that come batch by batch."""
     order = np.argsort(hidden.rows, kind="stable")
     rows, columns = hidden.rows[order], hidden.columns[order]
@@ -54,20 +55,24 @@ def baselines(
     library = totals[hidden.rows] / kept_share
     share = np.asarray(masked.sum(axis=0), dtype=np.float64).ravel() / totals.sum()
     found = (np.zeros(len(hidden)), share[hidden.columns] * library)
-    near = neighbour_shares(masked, totals, n_components)
-    values = np.asarray(near[hidden.rows, hidden.columns]).ravel() * library
-    return dict(zip(BASELINES, (*found, values), strict=True))
+    near = at_hidden(neighbour_shares(masked, totals, n_components), hidden) * library
+    return dict(zip(BASELINES, (*found, near), strict=True))
 
 
-def neighbour_shares(masked: csr_matrix, totals: FloatArray, n_components: int) -> csr_matrix:
-    """Mean over each cell's neighbours, itself left out, of the share of each feature in their counts."""
+def neighbour_shares(
+    masked: csr_matrix, totals: FloatArray, n_components: int, *, batch_cells: int = 512
+) -> Iterator[tuple[slice, FloatArray]]:
+    """Batches of rows with the mean share (B, G) of each feature in the counts of each cell's neighbours."""
     from sklearn.neighbors import NearestNeighbors
 
     n_components = min(n_components, masked.shape[0] - 1, masked.shape[1])
     points = Basis.fit(masked, n_components=n_components).project(masked)
     k = min(NEIGHBOURS, len(points) - 1)
     graph = NearestNeighbors(n_neighbors=k).fit(points).kneighbors_graph()
-    return csr_matrix((graph / k) @ (diags_array(1 / totals) @ masked))
+    shares = diags_array(1 / totals) @ masked
+    for first in range(0, len(points), batch_cells):
+        rows = slice(first, min(first + batch_cells, len(points)))
+        yield rows, (graph[rows] / k @ shares).toarray()
 
 
 def _pearson(x: FloatArray, y: FloatArray) -> float:
