@@ -29,10 +29,10 @@ def impute(
     ode: OdeConfig | None = None,
     batch_cells: int = 512,
 ) -> Iterator[tuple[slice, list[NDArray[np.float32]]]]:
-    """Expected counts of cells of which a part was lost, batch by batch: (rows, one (B, G) float32 a modality).
+    """Expected counts of cells of which a part was lost, batch by batch: rows, and (B, G) of each modality.
 
-    Each cell is encoded, integrated from t = 1 to 0 under its own labels, moved by N(0, sigma^2 I), integrated
-    back, and decoded: the mean of its counts, for the library size seen divided by ``kept_share``.
+    Each cell is encoded, integrated from t = 1 to 0 under its own labels, moved by N(0, sigma^2 I),
+    integrated back, and decoded: the mean of its counts, for the library size seen divided by ``kept_share``.
 
     counts        one CSR matrix (n, G) a modality, of the model's features; every cell has counts
     labels        (n, K) int64, -1 = not known
@@ -42,8 +42,8 @@ def impute(
     through_flow  False decodes what was encoded: the autoencoder alone
     seed          of the step; it is a function of (seed, first row of the batch)
 
-    The model is to have been trained on cells with as much lost. Raises ValueError for values out of range, cells
-    without counts, or a modality whose library size means nothing (binarised peaks).
+    The model is to have been trained on cells with as much lost. Raises ValueError for values out of range,
+    cells without counts, or a modality whose library size means nothing (binarised peaks).
     """
     _require_counts(model, counts, sigma, kept_share)
     sizes = [np.asarray(c.sum(axis=1), dtype=np.float64).ravel() for c in counts]
@@ -62,9 +62,7 @@ def impute(
         yield rows, [parameters[0].exp().cpu().numpy() for parameters in decoded]
 
 
-def _require_counts(
-    model: CFGen, counts: Sequence[csr_matrix], sigma: float, kept_share: float
-) -> None:
+def _require_counts(model: CFGen, counts: Sequence[csr_matrix], sigma: float, kept_share: float) -> None:
     if not sigma >= 0:
         raise ValueError(f"sigma is a standard deviation, not {sigma}.")
     if not 0 < kept_share <= 1:
@@ -72,7 +70,7 @@ def _require_counts(
     for modality, matrix in zip(model.schema.modalities, counts, strict=True):
         if modality.likelihood not in COUNTED:
             raise ValueError(
-                f"{modality.name!r} is {modality.likelihood}: what is imputed is counts ({', '.join(COUNTED)})."
+                f"{modality.name!r} is {modality.likelihood}: what is imputed is {' or '.join(COUNTED)}."
             )
         empty = np.flatnonzero(np.asarray(matrix.sum(axis=1)).ravel() == 0)
         if len(empty):

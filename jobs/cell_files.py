@@ -26,8 +26,8 @@ def read_atlas(path: PathLike, modality: str | None = None) -> AnnData:
     suffix = Path(path).suffix
     if suffix not in (".h5ad", ".h5mu", ".zarr"):
         raise ValueError(
-            f"{path} ends in {suffix!r}: atlases are .h5ad files or .zarr directories (or .h5mu files of several "
-            "modalities)."
+            f"{path} ends in {suffix!r}: atlases are .h5ad files or .zarr directories (of several "
+            "modalities also .h5mu)."
         )
     try:
         return _read_zarr(Path(path), modality) if suffix == ".zarr" else _read_hdf5(Path(path), modality)

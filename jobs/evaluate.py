@@ -56,9 +56,7 @@ def evaluate_files(
     require_present(*generated, *unconditional, data, train, test)
     watch("reading cells")
     train_cells, test_cells = real_cells(data, train, test, modality=modality, held_out=held_out)
-    made, apart = (
-        [read_atlas(path, modality) for path in paths] for paths in (generated, unconditional)
-    )
+    made, apart = ([read_atlas(path, modality) for path in paths] for paths in (generated, unconditional))
     try:
         metrics = evaluate(
             train_cells,

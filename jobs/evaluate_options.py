@@ -35,7 +35,7 @@ def cells_options(parser: ArgumentParser) -> None:
         "--likelihood",
         choices=LIKELIHOODS,
         default=LIKELIHOODS[0],
-        help="of the counts: negative_binomial: genes; bernoulli: peaks, open or not; poisson: counts of peaks",
+        help="of the counts. negative_binomial: genes; bernoulli: peaks, open or not; poisson: peaks",
     )
     _held_out(parser)
     _report(parser)
@@ -66,7 +66,11 @@ def guidance_options(parser: ArgumentParser) -> None:
     """Fig. A14: distances over combinations of weights."""
     _model(parser)
     parser.add_argument(
-        "--attributes", nargs="+", required=True, metavar="NAME", help="of the model; of several: intersections"
+        "--attributes",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help="of the model; of several: intersections",
     )
     _weights(parser, (0, 0.5, 1, 1.5, 2, 3), "of each attribute, in all combinations")
     parser.add_argument("--modality", metavar="NAME", help="of several: the one to compare (the first)")

@@ -58,7 +58,9 @@ def intersection_files(
     settings = settings or IntersectionSettings()
     watch, draw, sources = _begin(model, data, attributes, modality, held_out, out, INTERSECTION, on_step)
     if draw.modality.likelihood != "negative_binomial":
-        raise ValueError(f"{draw.modality.name!r} holds peaks: the classifiers of intersections look at genes.")
+        raise ValueError(
+            f"{draw.modality.name!r} holds peaks: the classifiers of intersections look at genes."
+        )
     train, real = (_paired(read_split(data, split, modality), draw) for split in ("train", held_out))
 
     def draw_pair(pair: Pair, first: float, second: float, cells: int, seed: int) -> Any:
@@ -89,7 +91,10 @@ def intersection_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
     for of_pair in document["pairs"]:
         names = dict(zip(document["attributes"], of_pair["pair"], strict=True))
         real = of_pair["real"]
-        shown = {"probability_first": real["probability_first"], "probability_second": real["probability_second"]}
+        shown = {
+            "probability_first": real["probability_first"],
+            "probability_second": real["probability_second"],
+        }
         rows.append(names | {"cells": "real, held out", "weight": ""} | shown | {"variance_ratio": 1.0})
         rows += [
             names
@@ -186,7 +191,9 @@ def guidance_table(document: dict[str, Any]) -> str:
     names = document["attributes"]
     kinds = ("conditional", "conditional_cell_weighted", "unconditional")
     head = "".join(f"{name[:14]:>16}" for name in names)
-    lines = [f"{head}{'W2 / floor':>14}{'cell-weighted':>15}{'unconditional':>15}{'MMD² unb.':>11}{'variance':>10}"]
+    lines = [
+        f"{head}{'W2 / floor':>14}{'cell-weighted':>15}{'unconditional':>15}{'MMD² unb.':>11}{'variance':>10}"
+    ]
     for row in document["rows"]:
         line = "".join(f"{weight:>16g}" for weight in row["weights"])
         for kind, width in zip(kinds, (14, 15, 15), strict=True):
@@ -228,7 +235,9 @@ def _begin(
 def _names(cells: AnnData, draw: ModelDraws) -> list[np.ndarray]:
     """The category (n,) str of each attribute of the cells; "" where there is none."""
     return [
-        np.array(["" if missing else str(v) for v, missing in zip(cells.obs[a], cells.obs[a].isna(), strict=True)])
+        np.array(
+            ["" if missing else str(v) for v, missing in zip(cells.obs[a], cells.obs[a].isna(), strict=True)]
+        )
         for a in draw.attributes
     ]
 

@@ -1,4 +1,4 @@
-"""``evaluate mask`` and ``evaluate imputation``: counts hidden on purpose, imputed, and compared (Table 9)."""
+"""``evaluate mask`` and ``evaluate imputation``: counts hidden, imputed, and compared (Table 9)."""
 
 from __future__ import annotations
 
@@ -84,15 +84,15 @@ def imputation_files(
     watch("reading cells")
     cells, seen, hidden = _hidden(read_atlas(masked), loaded, max_cells)
     kept_share = 1.0 - float(cells.uns[MASKING]["share"])
-    methods = []
+    methods: list[dict[str, Any]] = []
     for sigma in (None, *sigmas):
         name = "autoencoder alone" if sigma is None else "CFGen"
         watch(name if sigma is None else f"{name}, sigma {sigma:g}")
         values = _imputed(loaded, cells, seen, hidden, sigma, kept_share, guidance, seed)
-        methods.append({"method": name, "sigma": sigma} | imputation_figures(values, hidden))
+        methods.append({"method": name, "sigma": sigma, **imputation_figures(values, hidden)})
     watch("baselines")
     for name, values in baselines(seen, hidden, kept_share=kept_share).items():
-        methods.append({"method": name, "sigma": None} | imputation_figures(values, hidden))
+        methods.append({"method": name, "sigma": None, **imputation_figures(values, hidden)})
     document = {
         "sources": sources,
         "cells": int(seen.shape[0]),
@@ -128,7 +128,9 @@ def _hidden(cells: AnnData, model: CFGen, max_cells: int) -> tuple[AnnData, csr_
     from cfgen_scale.evaluation.masking import hidden_counts
 
     if COMPLETE not in cells.layers or MASKING not in cells.uns:
-        raise ValueError("the masked cells have no complete counts beside them. Make them by `evaluate mask`.")
+        raise ValueError(
+            "the masked cells have no complete counts beside them. Make them by `evaluate mask`."
+        )
     modality = model.schema.modalities[0]
     if len(model.schema.modalities) > 1 or modality.likelihood == "bernoulli":
         raise ValueError("imputation is evaluated on models of one modality of counts.")

@@ -19,7 +19,7 @@ DOTS_PER_INCH = 150
 
 
 def require_directory(out: Path, sources: Mapping[str, Any], files: Sequence[str]) -> None:
-    """``out`` is free, or holds ``files`` of an earlier report, the first of which names the same ``sources``.
+    """``out`` is free, or holds ``files`` of an earlier report, whose first names the same ``sources``.
 
     Raises FileExistsError for a file, a directory of something else, or a report of other things.
     """
@@ -45,7 +45,7 @@ def files_of(name: str) -> tuple[str, str, str]:
 def write_protocol(
     out: Path, name: str, document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figure: Figure
 ) -> None:
-    """Write NAME.csv (``rows``), NAME.png and, last, NAME.json (``document``) into ``out``, each by a rename."""
+    """Write NAME.csv (``rows``), NAME.png and, last, NAME.json (``document``), each by a rename."""
     figures, table, picture = files_of(name)
     out.mkdir(parents=True, exist_ok=True)
     text, image = io.StringIO(), io.BytesIO()

@@ -20,7 +20,5 @@ class Stopwatch:
         """``{"total": s, "parts": {step: s}}`` until now."""
         now = time.monotonic()
         ends = [when for _, when in self._steps[1:]] + [now]
-        parts = {
-            step: round(end - when, 3) for (step, when), end in zip(self._steps, ends, strict=True)
-        }
+        parts = {step: round(end - when, 3) for (step, when), end in zip(self._steps, ends, strict=True)}
         return {"total": round(now - self._began, 3), "parts": parts}

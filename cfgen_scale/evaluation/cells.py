@@ -49,10 +49,10 @@ def read_cells(
 ) -> CountedCells:
     """Take counts, with columns in the order of ``genes``, and classes out of ``adata``.
 
-    ``name`` is what error messages call it, ``reference`` what has those genes. ``label`` is the column of obs with the classes; None: no cell is
-    told a class. A missing or empty value means that the class of that cell is not told. ``binarise`` makes a
-    1 of every count. Raises EvaluationError for no cells, counts that are no counts, genes that differ, or a
-    label column not there.
+    ``name`` is what error messages call it, ``reference`` what has those genes. ``label`` is the column of
+    obs with the classes; None: no cell is told a class. A missing or empty value means that the class of that
+    cell is not told. ``binarise`` makes a 1 of every count. Raises EvaluationError for no cells, counts that
+    are no counts, genes that differ, or a label column not there.
     """
     if adata.n_obs == 0:
         raise EvaluationError(f"{name} has no cells.")

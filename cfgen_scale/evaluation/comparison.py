@@ -138,9 +138,7 @@ def read_sources(
     sources = Sources(
         None if train is None else read(train, name="the training set", label=label),
         read(test, name="the test set", label=label),
-        tuple(
-            read(adata, name=f"generated set {i + 1}", label=label) for i, adata in enumerate(generated)
-        ),
+        tuple(read(adata, name=f"generated set {i + 1}", label=label) for i, adata in enumerate(generated)),
         tuple(
             read(adata, name=f"unconditional set {i + 1}", label=None)
             for i, adata in enumerate(unconditional)

@@ -124,7 +124,9 @@ def require_judged(pair: Pair, judges: Judges, held_out: PairedCells) -> None:
     for name, classifier in zip(pair, judges.classifiers, strict=True):
         if name not in classifier.categories:
             known = ", ".join(map(repr, classifier.categories))
-            raise EvaluationError(f"no classifier knows {name!r}: it has too few training cells. Known: {known}.")
+            raise EvaluationError(
+                f"no classifier knows {name!r}: it has too few training cells. Known: {known}."
+            )
     if (n := len(held_out.of(pair))) < MIN_REAL_CELLS:
         raise EvaluationError(
             f"{n} held-out cells are {pair[0]!r} and {pair[1]!r}; at least {MIN_REAL_CELLS} are needed."
@@ -162,7 +164,13 @@ def _one_pair(
     if len(trained) > 1:
         variance = judges.look(train.counts[trained], pair)["variance"]
         seen = {"cells": len(trained), "variance_ratio": variance / real["variance"]}
-    return {"pair": list(pair), "real": real, "train": seen, "generated": made, "reached": _reached(made, real)}
+    return {
+        "pair": list(pair),
+        "real": real,
+        "train": seen,
+        "generated": made,
+        "reached": _reached(made, real),
+    }
 
 
 def _over_seeds(looks: Sequence[dict[str, float]], real_variance: float) -> dict[str, float]:

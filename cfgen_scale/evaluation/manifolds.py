@@ -1,9 +1,9 @@
 """Do generated cells lie where real ones do, and everywhere they do? Manifolds of nearest neighbours.
 
-The manifold of a set is the union of balls about its cells, each reaching to the cell's k-th nearest neighbour
-in the set. Precision and recall: Kynkaanniemi et al. 2019 (arXiv 1904.06991), k = 3. Density and coverage, which
-single outliers of the real cells do not blow up: Naeem et al. 2020 (arXiv 2002.09797), k = 5. Leave-one-out
-accuracy of one nearest neighbour: Lopez-Paz and Oquab 2017 (arXiv 1610.06545), Xu et al. 2018 (arXiv 1806.07755).
+The manifold of a set is the union of balls about its cells, each reaching to the cell's k-th nearest
+neighbour in the set. Precision and recall: Kynkaanniemi et al. 2019 (arXiv 1904.06991), k = 3. Density and
+coverage, which single outliers of the real cells do not blow up: Naeem et al. 2020 (arXiv 2002.09797), k = 5.
+Leave-one-out accuracy of one nearest neighbour: Lopez-Paz and Oquab 2017 (arXiv 1610.06545).
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Marker features of each class, and whether generated cells express them as real ones do (paper G.4, Fig. A7)."""
+"""Marker features of each class, and whether generated cells express them as real ones do (paper G.4)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

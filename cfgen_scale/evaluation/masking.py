@@ -44,7 +44,7 @@ def mask_counts(counts: csr_matrix, share: float, *, seed: int) -> csr_matrix:
 
 
 def hidden_counts(masked: csr_matrix, complete: csr_matrix) -> HiddenCounts:
-    """What ``masked`` lacks of ``complete``, both (n, G). Raises EvaluationError where they differ otherwise."""
+    """What ``masked`` lacks of ``complete``, both (n, G). Raises EvaluationError if they differ otherwise."""
     lacking = csr_matrix(complete - masked)
     lacking.eliminate_zeros()
     entries = lacking.tocoo()

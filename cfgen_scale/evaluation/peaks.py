@@ -40,8 +40,8 @@ class PeakBasis:
         n_cells, n_peaks = counts.shape
         if min(n_cells - 1, n_peaks - 1) < n_components + 1:
             raise ValueError(
-                f"{n_components} components of TF-IDF need at least {n_components + 2} cells and peaks; there "
-                f"are {n_cells} cells and {n_peaks} peaks. Give more cells or ask for fewer components."
+                f"{n_components} components of TF-IDF need at least {n_components + 2} cells and peaks; "
+                f"there are {n_cells} cells and {n_peaks} peaks. Give more cells or ask for fewer components."
             )
         idf = inverse_frequency(counts)
         weighted = tf_idf(counts, idf)

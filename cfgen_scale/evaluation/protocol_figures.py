@@ -37,9 +37,7 @@ def _pair_panel(axes: Axes, of_pair: dict[str, Any]) -> None:
     for name, colour, k in (("probability_first", REAL, 0), ("probability_second", GENERATED, 1)):
         values = [row[name] for row in of_pair["generated"]]
         spread = [row[f"{name}_spread"] for row in of_pair["generated"]]
-        axes.errorbar(
-            weights, values, spread, color=colour, marker="o", ms=4, label=f"p(attribute {k + 1})"
-        )
+        axes.errorbar(weights, values, spread, color=colour, marker="o", ms=4, label=f"p(attribute {k + 1})")
         axes.axhline(of_pair["real"][name], color=colour, lw=1, ls=DASHED)
     axes.axhspan(*VARIANCE_WITHIN, color=GRID, lw=0, zorder=0)
     ratios = [row["variance_ratio"] for row in of_pair["generated"]]

@@ -32,9 +32,9 @@ def score(
 
     ``unconditional`` is a separate set for the unconditional distances; without it they are of ``pool``.
     Returns ``{"protocols": {name: distances}, "moments", "two_sample_auc", "manifolds", "variance_ratio",
-    "markers"}`` with floats (NaN where a figure is not defined) as leaves; "markers" is absent where the bench
-    has none. Moments, classifiers, manifolds and markers see as many cells of each class as the test cells
-    have; classifiers, manifolds and variances work in the space of the first protocol.
+    "markers"}`` with floats (NaN where a figure is not defined) as leaves; "markers" is absent where the
+    bench has none. Moments, classifiers, manifolds and markers see as many cells of each class as the test
+    cells have; classifiers, manifolds and variances work in the space of the first protocol.
     """
     matched = same_classes(pool, bench.test, seed=seed)
     first = bench.protocols[0]

@@ -17,9 +17,9 @@ class EvaluationSettings:
     max_cells_auc       cells on each side of the two-sample classifiers and of manifolds, at most
     max_real            test cells, and cells of each half of the training cells, at most
     n_markers           marker features of each class
-    likelihood          of the model's counts. negative_binomial: genes, log-normalised. bernoulli: peaks, open
-                        or not (counts are binarised on both sides), after TF-IDF. poisson: counts of peaks,
-                        after TF-IDF
+    likelihood          of the model's counts. negative_binomial: genes, log-normalised. bernoulli: peaks,
+                        open or not (counts are binarised on both sides), after TF-IDF. poisson: counts of
+                        peaks, after TF-IDF
     """
 
     n_genes: int = 2000
