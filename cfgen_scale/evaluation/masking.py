@@ -48,11 +48,11 @@ def hidden_counts(masked: csr_matrix, complete: csr_matrix) -> HiddenCounts:
     lacking = csr_matrix(complete - masked)
     lacking.eliminate_zeros()
     entries = lacking.tocoo()
+    if entries.nnz == 0:
+        raise EvaluationError("no count is hidden: there is nothing to impute.")
     whole = np.asarray(complete[entries.row, entries.col]).ravel()
     if not np.array_equal(whole, entries.data):
         raise EvaluationError("the masked counts are not the complete ones with some entries set to zero.")
-    if entries.nnz == 0:
-        raise EvaluationError("no count is hidden: there is nothing to impute.")
     return HiddenCounts(
         entries.row.astype(np.int64), entries.col.astype(np.int64), entries.data.astype(np.float64)
     )

@@ -2,12 +2,13 @@
 
     python -m tests.benchmarks.runtime [--paper] [--training] [--threads 1] [--out runtime.json]
 
-Fig. A1: seconds to generate cells by an untrained model, one of genes, cells, width, blocks and embedding varied
-at a time, for several sizes of the latent. `--paper` takes the paper's defaults (20,000 genes, 50,000 cells)
-instead of a grid of a few minutes. Table 6: seconds to generate as many cells and genes as each data set has,
-from the rate at that many genes over a part of the cells; with `--whole` all of them are generated. Table 5
-(`--training`): seconds of an epoch of each stage, from the rate of a short training on simulated cells of that
-many genes. The paper does not name the hardware of its figures; beside ours they say nothing of the method.
+Fig. A1: seconds to generate cells by an untrained model, one of genes, cells, width, blocks and embedding
+varied at a time, for several sizes of the latent. `--paper` takes the paper's defaults (20,000 genes, 50,000
+cells) instead of a grid of a few minutes. Table 6: seconds to generate as many cells and genes as each data
+set has, from the rate at that many genes over a part of the cells; with `--whole` all of them are generated.
+Table 5 (`--training`): seconds of an epoch of each stage, from the rate of a short training on simulated
+cells of that many genes. The paper does not name the hardware of its figures: beside ours they say little of
+the method.
 """
 
 import argparse

@@ -1,17 +1,19 @@
-"""The quality study: one change of settings a row, three seeds each, chosen on VALIDATION cells (METHOD 8).
+r"""The quality study: one change of settings a row, three seeds each, chosen on VALIDATION cells (METHOD 8).
 
-    CFGEN_SCALE_DATA=/path/to/data python -m tests.benchmarks.study --datasets pbmc3k zheng_sorted kang --jobs 2
+    CFGEN_SCALE_DATA=/path/to/data python -m tests.benchmarks.study --jobs 2 \
+        --datasets pbmc3k zheng_sorted kang
 
-Results are appended to OUT/study.jsonl as they finish; the same command again does what is missing, and takes
-up trainings that were interrupted. A row whose settings change is done again. Seeds are the outer loop, so that
-after a part of the time all rows can be compared. `--rows ot guidance-2` does some, `--row NAME KEY=VALUE ...`
-one that is not listed, `--list` shows all. `--table` prints what there is. Test cells are not looked at, unless
-`--final` names rows: these are then trained with fewer validation cells and scored on test cells, into
-OUT/final.jsonl.
+Results are appended to OUT/study.jsonl as they finish; the same command again does what is missing, and
+takes up trainings that were interrupted. A row whose settings change is done again. Seeds are the outer
+loop, so that after a part of the time all rows can be compared. `--rows ot guidance-2` does some, `--row
+NAME KEY=VALUE ...` one that is not listed, `--list` shows all. `--table` prints what there is. Test cells
+are not looked at, unless `--final` names rows: these are then trained with fewer validation cells and scored
+on test cells, into OUT/final.jsonl.
 
-Columns: W2 over its floor (conditional, centred, cell-weighted, unconditional; targets 1.06, 1.06, 1.06, 1.08),
-unbiased MMD2 (0.02), AUC of telling generated from real (0.70), KS of zeros per cell (0.08), variance within
-classes over real and its lowest and highest of classes with 50 held-out cells (0.9 to 1.1).
+Columns: W2 over its floor (conditional, centred, cell-weighted, unconditional; targets 1.06, 1.06, 1.06,
+1.08), unbiased MMD2 (0.02), AUC of telling generated from real (0.70), KS of zeros per cell (0.08), variance
+within classes over real, its lowest and highest of classes with 50 held-out cells (0.9 to 1.1); then
+precision and recall over their floors and the correlation of markers.
 """
 
 import argparse
@@ -28,11 +30,12 @@ from statistics import mean, stdev
 from typing import Any
 
 from tests.benchmarks.study_rows import DATA_SETS, ROWS, WITHOUT_SETTING, Row
+from tests.benchmarks.study_trial import command_of, prepared_cells
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (0, 1, 2)
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-# column: heading, target, whether lower is better (None: 1 is best)
+# column: heading and target (None: 1 is best)
 COLUMNS: dict[str, tuple[str, float | None]] = {
     "conditional": ("cond.", 1.06),
     "centred": ("centred", 1.06),
@@ -112,16 +115,15 @@ class Book:
             os.fsync(book.fileno())
         shown = result["figures"]
         print(
-            f"{result['dataset']} {result['row']} seed {result['seed']}: W2 {shown['conditional']:.3f} x floor, "
-            f"cell-weighted {shown['weighted']:.3f} ({result['training_seconds']:.0f} s of training)",
+            f"{result['dataset']} {result['row']} seed {result['seed']}: "
+            f"W2 {shown['conditional']:.3f} x floor, cell-weighted {shown['weighted']:.3f} "
+            f"({result['training_seconds']:.0f} s of training)",
             flush=True,
         )
 
 
 def run_trial(trial: Trial, *, split: str, common: tuple[str, ...], out: Path, book: Book) -> str | None:
     """Do a trial in a process of its own; returns what went wrong, or None."""
-    from tests.benchmarks.study_trial import command_of
-
     arguments = command_of(
         trial.dataset, list(trial.rows), seed=trial.seed, split=split, common=common, out=out
     )
@@ -231,6 +233,8 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     done = {key_of(result) for result in read_results(file)}
     trials = list(missing_trials(asked.datasets, rows, asked.seeds, done, split=split, common=common))
+    for dataset in dict.fromkeys(trial.dataset for trial in trials):
+        prepared_cells(DATA_SETS[dataset], split, asked.out, Path(os.environ["CFGEN_SCALE_DATA"]))
     print(f"{len(trials)} trainings to do, {asked.jobs} at a time")
     writer = Book(file)
     with ThreadPoolExecutor(asked.jobs) as pool:

@@ -1,4 +1,4 @@
-"""One trial of the study in a process of its own: train once, then draw and score for each row of that training.
+"""One trial of the study in a process of its own: train once, then draw and score for each of its rows.
 
 Prints one line of JSON for each row. The same trial again takes up the training where it was.
 """
@@ -24,7 +24,7 @@ from loaders.prepare import prepare
 from loaders.prepared import Prepared
 from tests.benchmarks.study_rows import DATA_SETS, DataSet, Row, row_from_json
 
-# A study is decided on more validation cells than a training needs; for the final figures they are trained on.
+# A study is decided on more validation cells than a training needs; final models learn from half of those.
 VALIDATION_FRACTION = {"validation": 0.2, "test": 0.1}
 TEST_FRACTION = 0.2
 LARGE_CLASS = 50

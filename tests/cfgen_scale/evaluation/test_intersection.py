@@ -54,8 +54,10 @@ def obedient(pair: tuple[str, str], first: float, second: float, cells: int, see
 
 
 def collapsed(pair: tuple[str, str], first: float, second: float, cells: int, seed: int) -> csr_matrix:
-    """Every cell at the mean of the intersection."""
-    return csr_matrix(np.tile(np.rint(rates()[TYPES.index(pair[0]), DONORS.index(pair[1])]), (cells, 1)))
+    """Every cell at one place, further out than the mean of the intersection."""
+    return csr_matrix(
+        np.tile(np.rint(rates()[TYPES.index(pair[0]), DONORS.index(pair[1])] ** 1.2), (cells, 1))
+    )
 
 
 def run(draw: Any, **options: Any) -> dict[str, Any]:
