@@ -115,7 +115,8 @@ def test_evaluate_without_a_protocol_compares_cells():
     line = ["--data", "d", "--generated", "a", "b", "--label", "l", "--out", "o"]
     assert vars(parse(["evaluate", *line])) == vars(parse(["evaluate", "cells", *line]))
     assert parse(["--debug", "evaluate", *line]).debug
-    options = parse("evaluate intersection --model m --data d --attributes t d --pair B d1 --out o".split())
+    two = ["--model", "m", "--data", "d", "--attributes", "t", "d", "--pair", "B", "d1", "--out", "o"]
+    options = parse(["evaluate", "intersection", *two])
     assert options.pair == [["B", "d1"]]
 
 

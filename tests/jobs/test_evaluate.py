@@ -162,8 +162,9 @@ def two_modalities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     with h5py.File(paths["h5mu"], "w") as file:
         for group in (zarr.open_group(paths["zarr"], mode="w"), file):
             write_elem(group, "obs", rna.obs)
+            modalities = group.create_group("mod")
             for name, modality in (("rna", rna), ("atac", atac)):
-                write_elem(group, f"mod/{name}", AnnData(modality.X, obs=bare, var=modality.var))
+                write_elem(modalities, name, AnnData(modality.X, obs=bare, var=modality.var))
     for name, make in (("rna", cells), ("atac", peaks)):
         for part, seed, n in (("train", 0, 160), ("test", 1, 60)):
             make(seed, n).write_h5ad(folder / f"{name}-{part}.h5ad")

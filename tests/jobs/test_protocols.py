@@ -1,18 +1,22 @@
-"""Protocols by the command line, on a model of seconds: what is written, what is refused before work starts."""
+"""Protocols on a model of seconds: what is written, what is refused before work starts."""
 
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
+from cfgen_scale.evaluation import EvaluationSettings, IntersectionSettings
 from cfgen_scale.model import CFGen
 from cfgen_scale.types import SchemaError
 from jobs.cli import main
+from jobs.guidance_protocols import guidance_files, guidance_table, intersection_files, intersection_table
 from jobs.model_draws import ModelDraws
+from loaders.prepare import prepare
 from tests.small_atlas import small_atlas
 
 # so few cells stop a classifier early or at its most epochs, whichever is first
@@ -27,33 +31,57 @@ def written(folder: Path, name: str) -> tuple[dict, list[dict[str, str]]]:
         return json.loads((folder / f"{name}.json").read_text()), list(csv.DictReader(table))
 
 
-def test_intersection(trained: Path, small_prepared: Path, tmp_path: Path, capsys) -> None:
-    from cfgen_scale.evaluation import IntersectionSettings
-    from jobs.guidance_protocols import intersection_files
+@pytest.fixture(scope="module")
+def half_held_out(small_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small atlas with half of its cells as test cells: some twelve of each type and donor."""
+    out = tmp_path_factory.mktemp("half") / "prepared"
+    prepare(
+        small_prepared.parent / "atlas.h5ad",
+        out,
+        labels=["cell_type", "donor"],
+        min_cells_per_gene=0,
+        test_fraction=0.5,
+        validation_fraction=0.0,
+        progress=False,
+    )
+    return out
 
-    given = {
+
+def test_intersection(trained: Path, half_held_out: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {
         "model": trained / "model",
-        "data": small_prepared,
+        "data": half_held_out,
         "attributes": ("cell_type", "donor"),
         "weights": (0.0, 2.0),
-        "seeds": (0,),
-        "held_out": "validation",
+        "seeds": (0, 1),
         "settings": IntersectionSettings(cells=40, n_components=5, variance_components=5),
     }
-    with pytest.raises(ValueError, match="held-out cells are 'B' and 'd0'; at least 5 are needed"):
-        intersection_files(pairs=[("B", "d0")], out=tmp_path / "few", **given)
     with pytest.raises(ValueError, match="no classifier knows 'd9'"):
         intersection_files(pairs=[("B", "d9")], out=tmp_path / "unknown", **given)
+    with pytest.raises(ValueError, match="an intersection is of two attributes, not of cell_type"):
+        intersection_files(out=tmp_path / "one", **(given | {"attributes": ["cell_type"]}))
     assert list(tmp_path.iterdir()) == []
+    document = intersection_files(out=tmp_path / "out", **given)
+    found, rows = written(tmp_path / "out", "intersection")
+    assert found == json.loads(json.dumps(document))
+    pairs = [tuple(of_pair["pair"]) for of_pair in document["pairs"]]
+    assert len(set(pairs)) == 6
+    assert {kind for kind, _ in pairs} == {"B", "NK", "T"}
+    assert len(rows) == 6 * (1 + 2)
+    assert [row["weight"] for row in rows[:3]] == ["", "0.0", "2.0"]
+    assert all(0 <= float(row["probability_second"]) <= 1 for row in rows)
+    # types are told by the genes, donors are names drawn at random: the classifiers know which is which
+    kinds, donors = document["classifier_accuracy"]
+    assert kinds > 0.8 > 0.5 > donors
+    assert f"{sum(p['reached'] is not None for p in document['pairs'])} of 6 pairs" in intersection_table(
+        document
+    )
 
 
-def test_guidance(trained: Path, small_prepared: Path, tmp_path: Path) -> None:
-    from cfgen_scale.evaluation import EvaluationSettings
-    from jobs.guidance_protocols import guidance_files, guidance_table
-
+def test_guidance(trained: Path, half_held_out: Path, tmp_path: Path) -> None:
     document = guidance_files(
         model=trained / "model",
-        data=small_prepared,
+        data=half_held_out,
         attributes=["cell_type"],
         weights=(0.0, 1.0),
         seeds=(0, 1),
