@@ -182,54 +182,12 @@ def _generate(add: Add) -> None:
 
 
 def _evaluate(add: Add) -> None:
-    example = "evaluate --data prepared --generated atlas.zarr --label cell_type --out report"
-    parser = _subcommand(
-        add,
-        "evaluate",
-        evaluate_commands.cells,
-        "compare generated cells with held-out ones: metrics.json and report.html; and other protocols",
-        example,
-    )
+    _, what, example = evaluate_options.DESCRIBED["cells"]
+    parser = _subcommand(add, "evaluate", evaluate_commands.cells, f"{what}; and other protocols", example)
     add_protocol = parser.add_subparsers(metavar="PROTOCOL", title="protocols (cells, where none is named)")
-    with_model = "--model runs/first --data prepared --attributes cell_type donor --out"
-    for name, act, options, what, line in (
-        (
-            "cells",
-            evaluate_commands.cells,
-            evaluate_options.cells_options,
-            "distances with floors, manifolds, classifiers, moments, markers: metrics.json and report.html",
-            example,
-        ),
-        (
-            "intersection",
-            evaluate_commands.intersection,
-            evaluate_options.intersection_options,
-            "classifier probabilities of two attributes as one guidance weight grows",
-            f"evaluate intersection {with_model} intersection",
-        ),
-        (
-            "guidance",
-            evaluate_commands.guidance,
-            evaluate_options.guidance_options,
-            "distances over combinations of guidance weights",
-            f"evaluate guidance {with_model} guidance",
-        ),
-        (
-            "mask",
-            evaluate_commands.mask,
-            evaluate_options.mask_options,
-            "hide a share of the counts, for a model that is to impute them",
-            "evaluate mask atlas.h5ad --out masked.h5ad",
-        ),
-        (
-            "imputation",
-            evaluate_commands.imputation,
-            evaluate_options.imputation_options,
-            "impute the hidden counts by a model of the masked cells; beside simple ways",
-            "evaluate imputation --model runs/masked --masked masked.h5ad --out imputation",
-        ),
-    ):
-        options(_subcommand(add_protocol.add_parser, name, act, what, line))
+    for name, (options, what, example) in evaluate_options.DESCRIBED.items():
+        act = getattr(evaluate_commands, name)
+        options(_subcommand(add_protocol.add_parser, name, act, what, example))
 
 
 def _models(add: Add) -> None:

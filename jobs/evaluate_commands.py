@@ -31,7 +31,8 @@ def intersection(options: Namespace) -> None:
     """Classifier probabilities of two attributes as one weight grows."""
     from cfgen_scale.evaluation import IntersectionSettings
 
-    from .guidance_protocols import intersection_files, intersection_table
+    from .guidance_protocols import intersection_files
+    from .protocol_tables import intersection_table
     from .tracking import resolve_model
 
     growing = options.growing or options.attributes[1]
@@ -56,7 +57,8 @@ def intersection(options: Namespace) -> None:
 
 def guidance(options: Namespace) -> None:
     """Neutral distances over combinations of guidance weights."""
-    from .guidance_protocols import guidance_files, guidance_table
+    from .guidance_protocols import guidance_files
+    from .protocol_tables import guidance_table
     from .tracking import resolve_model
 
     document = guidance_files(

@@ -2,7 +2,6 @@
 
 from argparse import ArgumentParser
 
-PROTOCOLS = ("cells", "intersection", "guidance", "mask", "imputation")
 LIKELIHOODS = ("negative_binomial", "bernoulli", "poisson")
 
 
@@ -12,9 +11,9 @@ def with_protocol(arguments: list[str]) -> list[str]:
     if place is None or arguments[place] != "evaluate":
         return arguments
     following = arguments[place + 1 : place + 2]
-    if following and following[0] in (*PROTOCOLS, "-h", "--help"):
+    if following and following[0] in (*DESCRIBED, "-h", "--help"):
         return arguments
-    return [*arguments[: place + 1], PROTOCOLS[0], *arguments[place + 1 :]]
+    return [*arguments[: place + 1], "cells", *arguments[place + 1 :]]
 
 
 def cells_options(parser: ArgumentParser) -> None:
@@ -128,3 +127,34 @@ def _report(parser: ArgumentParser) -> None:
     option = parser.add_argument
     option("--out", required=True, metavar="REPORT", help="directory to write")
     option("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="S", help="of draws and halves (0 1 2)")
+
+
+_WITH_MODEL = "--model runs/first --data prepared --attributes cell_type donor"
+# protocol: its options, what it does, an example
+DESCRIBED = {
+    "cells": (
+        cells_options,
+        "compare generated cells with held-out ones: metrics.json and report.html",
+        "evaluate --data prepared --generated atlas.zarr --label cell_type --out report",
+    ),
+    "intersection": (
+        intersection_options,
+        "classifier probabilities of two attributes as one guidance weight grows",
+        f"evaluate intersection {_WITH_MODEL} --out intersection",
+    ),
+    "guidance": (
+        guidance_options,
+        "distances over combinations of guidance weights",
+        f"evaluate guidance {_WITH_MODEL} --out guidance",
+    ),
+    "mask": (
+        mask_options,
+        "hide a share of the counts, for a model that is to impute them",
+        "evaluate mask atlas.h5ad --out masked.h5ad",
+    ),
+    "imputation": (
+        imputation_options,
+        "impute the hidden counts by a model of the masked cells; beside simple ways",
+        "evaluate imputation --model runs/masked --masked masked.h5ad --out imputation",
+    ),
+}

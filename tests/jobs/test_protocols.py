@@ -14,8 +14,9 @@ from cfgen_scale.evaluation import EvaluationSettings, IntersectionSettings
 from cfgen_scale.model import CFGen
 from cfgen_scale.types import SchemaError
 from jobs.cli import main
-from jobs.guidance_protocols import guidance_files, guidance_table, intersection_files, intersection_table
+from jobs.guidance_protocols import guidance_files, intersection_files
 from jobs.model_draws import ModelDraws
+from jobs.protocol_tables import guidance_table, intersection_table
 from loaders.prepare import prepare
 from tests.small_atlas import small_atlas
 
