@@ -8,7 +8,7 @@ import traceback
 from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 
-from . import commands
+from . import commands, evaluate_commands, evaluate_options
 from .training_options import plan_options, train_options
 
 OUR_PACKAGES = ("cfgen_scale", "loaders", "jobs")
@@ -54,7 +54,8 @@ def parse(arguments: Sequence[str] | None = None) -> Namespace:
     add = parser.add_subparsers(required=True, metavar="COMMAND").add_parser
     for describe in (_prepare, _plan, _train, _generate, _evaluate, _models, _status, _demo):
         describe(add)
-    options, rest = parser.parse_known_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options, rest = parser.parse_known_args(evaluate_options.with_protocol(given))
     # argparse gives no value to a positional that follows options: `train all --run R flow.cells=1000`.
     if options.act in (commands.train, commands.plan) and all(
         "=" in r and not r.startswith("-") for r in rest
@@ -209,26 +210,12 @@ def _generate(add: Add) -> None:
 
 
 def _evaluate(add: Add) -> None:
-    parser = _subcommand(
-        add,
-        "evaluate",
-        commands.evaluate,
-        "compare generated cells with held-out ones: metrics.json and report.html",
-        "evaluate --data prepared --generated atlas.zarr --label cell_type --out report",
-    )
-    option = parser.add_argument
-    option("--data", metavar="PREPARED", help="prepared atlas with training and test cells")
-    option("--train", metavar="FILE", help="training cells, instead of --data")
-    option("--test", metavar="FILE", help="test cells, instead of --data")
-    option(
-        "--generated", nargs="+", required=True, metavar="ATLAS", help="one atlas for each generation seed"
-    )
-    option(
-        "--unconditional", nargs="+", default=[], metavar="ATLAS", help="atlases for unconditional figures"
-    )
-    option("--label", required=True, metavar="NAME", help="obs column of the classes")
-    option("--out", required=True, metavar="REPORT", help="directory to write")
-    option("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="S", help="of draws and halves (0 1 2)")
+    _, what, example = evaluate_options.DESCRIBED["cells"]
+    parser = _subcommand(add, "evaluate", evaluate_commands.cells, f"{what}; and other protocols", example)
+    add_protocol = parser.add_subparsers(metavar="PROTOCOL", title="protocols (cells, where none is named)")
+    for name, (options, what, example) in evaluate_options.DESCRIBED.items():
+        act = getattr(evaluate_commands, name)
+        options(_subcommand(add_protocol.add_parser, name, act, what, example))
 
 
 def _models(add: Add) -> None:

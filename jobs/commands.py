@@ -167,26 +167,6 @@ def generate(options: Namespace) -> None:
     print(f"{request.n_cells:,} cells in {atlas}")
 
 
-def evaluate(options: Namespace) -> None:
-    """Compare generated atlases with held-out cells."""
-    from cfgen_scale.evaluation import summary_table
-
-    from .evaluate import evaluate_files
-
-    metrics = evaluate_files(
-        generated=options.generated,
-        label=options.label,
-        out=options.out,
-        data=options.data,
-        train=options.train,
-        test=options.test,
-        unconditional=options.unconditional,
-        seeds=options.seeds,
-    )
-    print(summary_table(metrics))
-    print(f"\nreport   {Path(options.out) / 'report.html'}\nfigures  {Path(options.out) / 'metrics.json'}")
-
-
 def list_models(options: Namespace) -> None:
     """A line for each version of each registered model."""
     from .tracking import list_models

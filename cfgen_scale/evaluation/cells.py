@@ -38,21 +38,32 @@ class CountedCells:
         return [str(name) for name in np.unique(self.classes) if name != UNTOLD]
 
 
-def read_cells(adata: AnnData, *, name: str, genes: Sequence[str], label: str | None) -> CountedCells:
+def read_cells(
+    adata: AnnData,
+    *,
+    name: str,
+    genes: Sequence[str],
+    label: str | None,
+    binarise: bool = False,
+    reference: str = "the test set",
+) -> CountedCells:
     """Take counts, with columns in the order of ``genes``, and classes out of ``adata``.
 
-    ``name`` is what error messages call it. ``label`` is the column of obs with the classes; None: no cell is
-    told a class. A missing or empty value means that the class of that cell is not told. Raises
-    EvaluationError for no cells, counts that are no counts, genes that differ, or a label column not there.
+    ``name`` is what error messages call it, ``reference`` what has those genes. ``label`` is the column of
+    obs with the classes; None: no cell is told a class. A missing or empty value means that the class of that
+    cell is not told. ``binarise`` makes a 1 of every count. Raises EvaluationError for no cells, counts that
+    are no counts, genes that differ, or a label column not there.
     """
     if adata.n_obs == 0:
         raise EvaluationError(f"{name} has no cells.")
     classes = np.full(adata.n_obs, UNTOLD) if label is None else _classes(adata, label, name)
-    columns = _columns(gene_names(adata, name), genes, name)
+    columns = _columns(gene_names(adata, name), genes, name, reference)
     counts = _counts(adata, name)
     if columns is not None:
         counts = csr_matrix(counts[:, columns])
         counts.sort_indices()
+    if binarise:
+        counts.data[:] = 1.0
     return CountedCells(counts, classes)
 
 
@@ -105,7 +116,9 @@ def _classes(adata: AnnData, label: str, name: str) -> NDArray[np.str_]:
     return np.array([str(value) if known else UNTOLD for value, known in zip(column, told, strict=True)])
 
 
-def _columns(names: Sequence[str], genes: Sequence[str], name: str) -> NDArray[np.int64] | None:
+def _columns(
+    names: Sequence[str], genes: Sequence[str], name: str, reference: str
+) -> NDArray[np.int64] | None:
     """Columns that bring ``names`` into the order of ``genes``; None where they are in it already."""
     if list(names) == list(genes):
         return None
@@ -115,7 +128,7 @@ def _columns(names: Sequence[str], genes: Sequence[str], name: str) -> NDArray[n
     extra = next((f"{gene!r} is only in {name}" for gene in names if gene not in known), None)
     if lacking or extra:
         raise EvaluationError(
-            f"{name} ({len(names)} genes) and the test set ({len(genes)} genes) do not have the same genes: "
+            f"{name} ({len(names)} genes) and {reference} ({len(genes)} genes) do not have the same genes: "
             f"{lacking or extra}. Compare cells counted on the same genes."
         )
     return np.array([place[gene] for gene in genes], dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -67,7 +68,7 @@ def evaluate(
     settings = settings or EvaluationSettings()
     scorings = pair_up(len(generated), len(unconditional), seeds)
     on_step("checking counts, genes and labels")
-    sources = read_sources(train, test, generated, unconditional, label=label)
+    sources = read_sources(train, test, generated, unconditional, label=label, settings=settings)
     require_enough(sources, settings)
     scores: list[Scores] = []
     floors: list[Scores] = []
@@ -129,18 +130,17 @@ def read_sources(
     unconditional: Sequence[AnnData] = (),
     *,
     label: str,
+    settings: EvaluationSettings,
 ) -> Sources:
     """Check all cells and bring their genes into the order of the test cells. Raises EvaluationError."""
     genes = gene_names(test, "the test set")
+    read = partial(read_cells, genes=genes, binarise=settings.likelihood == "bernoulli")
     sources = Sources(
-        None if train is None else read_cells(train, name="the training set", genes=genes, label=label),
-        read_cells(test, name="the test set", genes=genes, label=label),
+        None if train is None else read(train, name="the training set", label=label),
+        read(test, name="the test set", label=label),
+        tuple(read(adata, name=f"generated set {i + 1}", label=label) for i, adata in enumerate(generated)),
         tuple(
-            read_cells(adata, name=f"generated set {i + 1}", genes=genes, label=label)
-            for i, adata in enumerate(generated)
-        ),
-        tuple(
-            read_cells(adata, name=f"unconditional set {i + 1}", genes=genes, label=None)
+            read(adata, name=f"unconditional set {i + 1}", label=None)
             for i, adata in enumerate(unconditional)
         ),
     )
@@ -157,7 +157,8 @@ def read_sources(
 
 def require_enough(sources: Sources, settings: EvaluationSettings) -> None:
     """Raise EvaluationError where a set has too few cells, or too few genes, to be measured at all."""
-    least = max(settings.n_components + 1, MIN_CELLS)
+    # of peaks one component more is fitted, in case that the first is depth
+    least = max(settings.n_components + (2 if settings.of_peaks else 1), MIN_CELLS)
     limits = [("the test set", len(sources.test), least)]
     if sources.train is not None:
         limits.append(("the training set", len(sources.train), 2 * least))
@@ -170,10 +171,12 @@ def require_enough(sources: Sources, settings: EvaluationSettings) -> None:
     for name, n, needed in limits:
         if n < needed:
             raise EvaluationError(f"{name} has {n} cells; at least {needed} are needed. Give more cells.")
-    n_genes = min(settings.n_genes, sources.test.counts.shape[1])
-    if n_genes < settings.n_components:
+    n_features = sources.test.counts.shape[1]
+    usable = n_features - 2 if settings.of_peaks else min(settings.n_genes, n_features)
+    if usable < settings.n_components:
+        kind = "peaks" if settings.of_peaks else "genes"
         raise EvaluationError(
-            f"{n_genes} genes are too few for {settings.n_components} components. Ask for fewer components."
+            f"{usable} {kind} are too few for {settings.n_components} components. Ask for fewer components."
         )
 
 
@@ -185,6 +188,7 @@ def describe(
     skipped = skipped_classes(sources)
     return {
         "label": label,
+        "features": "peaks" if settings.of_peaks else "genes",
         "cells": {
             "train": None if sources.train is None else len(sources.train),
             "test": len(test),

@@ -24,7 +24,7 @@ from .embedding import embed
 from .palette import STYLE
 from .protocols import make_bench
 from .settings import EvaluationSettings
-from .table import COLUMNS, distance_rows, figure_cells, number
+from .table import COLUMNS, MANIFOLD_NAMES, distance_rows, figure_cells, number
 
 MAX_CELLS_ON_MAP = 4000
 DOTS_PER_INCH = 150
@@ -44,7 +44,8 @@ def write_report(
     The cells are those given to ``evaluate``; the pictures show its first generated set. Files of an earlier
     report are replaced, each by a rename when it is whole.
     """
-    pictures = draw_pictures(metrics, read_sources(train, test, generated, label=label))
+    settings = EvaluationSettings(**metrics["settings"])
+    pictures = draw_pictures(metrics, read_sources(train, test, generated, label=label, settings=settings))
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     aside = out / f".{REPORT}.{os.getpid()}.aside"
@@ -93,6 +94,7 @@ def render(metrics: dict[str, Any], pictures: dict[str, bytes]) -> str:
     return environment.get_template(REPORT).render(
         metrics=metrics,
         columns=COLUMNS,
+        manifold_names=MANIFOLD_NAMES,
         protocols=[
             (name, list(rows)) for name, rows in groupby(distance_rows(metrics), key=attrgetter("protocol"))
         ],

@@ -1,5 +1,6 @@
 """One set of cells, generated or real, scored against one bench: a tree of plain numbers."""
 
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -9,6 +10,8 @@ from .cells import CountedCells
 from .classification import two_sample_auc, variance_ratios
 from .distances import DISTANCES, compare
 from .draws import pair_of_sets, pairs_by_class, same_classes, scored_classes
+from .manifolds import manifolds
+from .markers import marker_correlations
 from .moments import moments
 from .normalise import FloatArray
 from .protocols import Bench, Protocol
@@ -28,16 +31,17 @@ def score(
     """Every figure of ``pool`` against the test cells of ``bench``.
 
     ``unconditional`` is a separate set for the unconditional distances; without it they are of ``pool``.
-    Returns ``{"protocols": {name: distances}, "moments", "two_sample_auc", "variance_ratio"}`` with floats
-    (NaN where a figure is not defined) as leaves. Moments and classifiers see as many cells of each class as
-    the test cells have; classifiers and variances work in the space of the first protocol.
+    Returns ``{"protocols": {name: distances}, "moments", "two_sample_auc", "manifolds", "variance_ratio",
+    "markers"}`` with floats (NaN where a figure is not defined) as leaves; "markers" is absent where the
+    bench has none. Moments, classifiers, manifolds and markers see as many cells of each class as the test
+    cells have; classifiers, manifolds and variances work in the space of the first protocol.
     """
     matched = same_classes(pool, bench.test, seed=seed)
     first = bench.protocols[0]
     placed, placed_test = first.place_pool(pool), first.place_reference(bench.test)
     classes = scored_classes(pool, bench.test)
     ratios = variance_ratios(placed, pool, placed_test, bench.test, classes)
-    return {
+    scores: Scores = {
         "protocols": {
             protocol.name: distances(
                 pool, bench.test, protocol, seed=seed, settings=settings, unconditional=unconditional
@@ -48,11 +52,17 @@ def score(
         "two_sample_auc": two_sample_auc(
             placed[matched], placed_test, seed=seed, max_cells=settings.max_cells_auc
         ),
+        "manifolds": manifolds(placed[matched], placed_test, seed=seed, max_cells=settings.max_cells_auc),
         "variance_ratio": {
             "per_class": ratios,
-            "cell_weighted": _cell_weighted(ratios, bench.test),
+            "cell_weighted": cell_weighted(ratios, bench.test),
         },
     }
+    if bench.markers is not None and classes:
+        by_class = marker_correlations(pool.take(matched), bench.test, bench.markers, classes)
+        defined = {name: r for name, r in by_class.items() if math.isfinite(r)}
+        scores["markers"] = {"per_class": by_class, "cell_weighted": cell_weighted(defined, bench.test)}
+    return scores
 
 
 def distances(
@@ -118,7 +128,8 @@ def _average(values: list[dict[str, float]], weights: list[int] | None = None) -
     return {name: float(np.average([v[name] for v in values], weights=weights)) for name in DISTANCES}
 
 
-def _cell_weighted(ratios: dict[str, float], test: CountedCells) -> float:
+def cell_weighted(ratios: dict[str, float], test: CountedCells) -> float:
+    """Mean over classes, each counting as its test cells; NaN of no class."""
     if not ratios:
         return float("nan")
     return float(np.average(list(ratios.values()), weights=[len(test.of_class(name)) for name in ratios]))

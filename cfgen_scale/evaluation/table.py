@@ -15,6 +15,15 @@ KINDS = {
     "unconditional": "unconditional",
 }
 DISTANCE_NAMES = {"w2": "W2", "mmd2": "MMD²", "mmd2_unbiased": "MMD² unbiased"}
+MANIFOLD_NAMES = {
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "one_neighbour_accuracy": "1-NN accuracy",
+    "one_neighbour_accuracy_of_generated": "1-NN accuracy, of generated cells",
+    "one_neighbour_accuracy_of_real": "1-NN accuracy, of real cells",
+}
 # how to write a number of at least so much
 FORMS = ((1000, ",.0f"), (100, ".1f"), (1, ".2f"), (0.01, ".3f"), (0, ".4f"))
 COLUMNS = ("generated", "± sd", "floor", "± sd", "ratio")
@@ -49,6 +58,19 @@ def distance_rows(metrics: dict[str, Any]) -> Iterator[Row]:
                 yield Row(protocol, KINDS[kind], DISTANCE_NAMES[distance], figure_cells(figure), below)
 
 
+def other_rows(metrics: dict[str, Any]) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) of what is no distance: manifolds, classifiers, variance, markers, zeros, depth."""
+    for key, name in MANIFOLD_NAMES.items():
+        yield name, metrics["manifolds"][key]
+    yield "AUC, logistic", metrics["two_sample_auc"]["logistic"]
+    yield "AUC, 15 nearest neighbours", metrics["two_sample_auc"]["nearest_neighbours"]
+    yield "variance within classes, over real", metrics["variance_ratio"]["cell_weighted"]
+    if "markers" in metrics:
+        yield "markers: correlation of class means", metrics["markers"]["cell_weighted"]
+    yield "zeros per cell, KS", metrics["moments"]["cell_zero_share_ks"]
+    yield "library sizes, KS", metrics["moments"]["library_size_ks"]
+
+
 def figure_cells(figure: Figure) -> tuple[str, ...]:
     """Value, spread, floor, its spread, and ratio as text."""
     keys = ("value", "spread", "floor", "floor_spread")
@@ -66,13 +88,16 @@ def number(value: float | None) -> str:
 
 
 def summary_table(metrics: dict[str, Any]) -> str:
-    """The distances and verdicts of a comparison as lines of fixed width, for a terminal."""
+    """The distances, other figures and verdicts of a comparison as lines of fixed width, for a terminal."""
     header = f"{'protocol':<9}{'kind':<31}{'distance':<15}" + "".join(f"{c:>10}" for c in COLUMNS)
     lines = [header, "-" * len(header)]
     for row in distance_rows(metrics):
         cells = "".join(f"{cell:>10}" for cell in row.cells)
         note = "  below the floor" if row.below_floor else ""
         lines.append(f"{row.protocol:<9}{row.kind:<31}{row.distance:<15}{cells}{note}")
+    lines.append("")
+    for name, figure in other_rows(metrics):
+        lines.append(f"  {name:<53}" + "".join(f"{cell:>10}" for cell in figure_cells(figure)[:4]))
     lines.append("")
     lines += [f"[{v['status']}] {v['subject']}: {v['text']}" for v in metrics["verdicts"]]
     return "\n".join(lines)

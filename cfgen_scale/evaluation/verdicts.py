@@ -16,6 +16,8 @@ COLLAPSE_RATIO = 0.97
 # PBMC3K, at a W2 of 1.03 times the floor: of the two only the variance sees that collapse.
 VARIANCE_GOOD, VARIANCE_FAIR = (0.85, 1.2), (0.7, 1.5)
 GOOD_AUC, FAIR_AUC = 0.60, 0.80
+# precision and recall, the lower of the two over its floor
+GOOD_SHARE, FAIR_SHARE = 0.9, 0.75
 # Kolmogorov-Smirnov distance beyond that of the floor
 GOOD_KS, FAIR_KS = 0.05, 0.15
 
@@ -45,6 +47,8 @@ def verdicts(metrics: dict[str, Any]) -> Iterator[Verdict]:
     yield distance_verdict(metrics)
     yield variance_verdict(metrics)
     yield classifier_verdict(metrics)
+    if metrics["manifolds"]["recall"]["ratio"] is not None:
+        yield manifold_verdict(metrics)
     yield counts_verdict(metrics)
     if metrics["classes"]["skipped"]:
         yield skipped_classes_verdict(metrics)
@@ -90,6 +94,21 @@ def classifier_verdict(metrics: dict[str, Any]) -> Verdict:
         _upto(max(linear, near), GOOD_AUC, FAIR_AUC),
         f"A classifier that has to tell them apart reaches an AUC of {linear:.2f} (logistic) and {near:.2f} "
         "(nearest neighbours); 0.50 is guessing, 1.00 is always right.",
+    )
+
+
+def manifold_verdict(metrics: dict[str, Any]) -> Verdict:
+    precision, recall = metrics["manifolds"]["precision"], metrics["manifolds"]["recall"]
+    least = min(figure["ratio"] or 0.0 for figure in (precision, recall))
+    status: Status = "poor"
+    if least >= FAIR_SHARE:
+        status = "good" if least >= GOOD_SHARE else "fair"
+    return Verdict(
+        "Where cells lie",
+        status,
+        f"{precision['value']:.2f} of the generated cells lie where real ones do (other real cells: "
+        f"{precision['floor']:.2f}), and {recall['value']:.2f} of the real ones where generated cells do "
+        f"({recall['floor']:.2f}).",
     )
 
 

@@ -20,6 +20,10 @@ SUBCOMMANDS = [
     "train",
     "generate",
     "evaluate",
+    "evaluate intersection",
+    "evaluate guidance",
+    "evaluate mask",
+    "evaluate imputation",
     "status",
     "demo",
     "models list",
@@ -58,6 +62,10 @@ def test_help_imports_nothing_heavy():
         "train all --data d --run r --wrokers=2",
         "train all --data d --run r seed",
         "status r flow.cells=1",
+        "evaluate",
+        "evaluate --data d --label l --out o",
+        "evaluate distances --data d",
+        "evaluate intersection --model m --data d --attributes cell_type --out o",
         "generate --model m --out o",
         "generate --model m --out o --cells 5 --request r.yaml",
         "generate --model m --out o --cells many",
@@ -118,6 +126,15 @@ def test_repeatable_options():
     assert options.told == ["cell_type=B cells", "donor=d1"]
     assert options.guidance == ["donor=2"]
     assert options.untold == []
+
+
+def test_evaluate_without_a_protocol_compares_cells():
+    line = ["--data", "d", "--generated", "a", "b", "--label", "l", "--out", "o"]
+    assert vars(parse(["evaluate", *line])) == vars(parse(["evaluate", "cells", *line]))
+    assert parse(["--debug", "evaluate", *line]).debug
+    two = ["--model", "m", "--data", "d", "--attributes", "t", "d", "--pair", "B", "d1", "--out", "o"]
+    options = parse(["evaluate", "intersection", *two])
+    assert options.pair == [["B", "d1"]]
 
 
 def test_options_of_soma_reach_the_store(tmp_path, capsys):

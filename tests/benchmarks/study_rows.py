@@ -1,0 +1,120 @@
+"""The quality study's rows: each is one named change of settings, and why it is tried (METHOD 8)."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Cells of a study: files in the folder of shared data; ``test`` None: a fifth is held out by hash."""
+
+    name: str
+    cells: str
+    test: str | None = None
+    label: str = "cell_type"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One change: settings of `train` ({label} is the data set's), and how cells are drawn.
+
+    guidance  weight of the label
+    steps     of the solver; None: as the model was saved
+    """
+
+    name: str
+    why: str
+    settings: tuple[str, ...] = ()
+    guidance: float = 1.0
+    steps: int | None = None
+
+    def for_label(self, label: str) -> tuple[str, ...]:
+        """Settings of `train` on cells whose classes stand in ``label``."""
+        return tuple(setting.replace("{label}", label) for setting in self.settings)
+
+    def digest(self, common: tuple[str, ...]) -> str:
+        """Of all that decides a result beside data, seed and code."""
+        said = {name: value for name, value in asdict(self).items() if name not in ("name", "why")}
+        return hashlib.sha256(json.dumps([said, common], sort_keys=True).encode()).hexdigest()[:16]
+
+
+DATA_SETS = {
+    data.name: data
+    for data in (
+        DataSet("pbmc3k", "pbmc3k_train.h5ad", "pbmc3k_test.h5ad"),
+        DataSet("zheng_sorted", "zheng_sorted_pbmc_3500x8846.h5ad"),
+        DataSet("kang", "kang_pbmc_ctrl_12261x1287.h5ad"),
+    )
+}
+
+OPTIMAL_TRANSPORT = "flow.pairing=optimal_transport"
+SIZES_PER_TYPE, SIZE_TOLD = "model.size_factors_by={label}", "model.velocity.size_factor_told=true"
+
+ROWS = {
+    row.name: row
+    for row in (
+        Row("default", "what all others are compared with"),
+        # velocity
+        Row(
+            "width-32",
+            "the reference's width, below the latent's 50",
+            ("model.velocity.width=32", "model.velocity.embedding=20"),
+        ),
+        Row("width-128", "a narrower velocity", ("model.velocity.width=128",)),
+        Row("width-512", "a wider velocity", ("model.velocity.width=512",)),
+        Row("blocks-6", "a deeper velocity", ("model.velocity.blocks=6",)),
+        # autoencoder
+        Row("ae-no-early-stopping", "the reference's recipe overfits", ("autoencoder.patience=0",)),
+        Row("ae-patience-10", "later stopping", ("autoencoder.patience=10",)),
+        Row("ae-decay-1e-3", "weight decay", ("autoencoder.weight_decay=1e-3",)),
+        Row("ae-decay-1e-2", "stronger weight decay", ("autoencoder.weight_decay=1e-2",)),
+        Row("ae-rate-3e-4", "a lower learning rate", ("autoencoder.learning_rate=3e-4",)),
+        Row("ae-narrow", "a smaller autoencoder", ("model.autoencoder.hidden=[256,128]",)),
+        Row("ae-wide", "a larger autoencoder", ("model.autoencoder.hidden=[1024,512]",)),
+        Row("ae-one-layer", "a shallower autoencoder", ("model.autoencoder.hidden=[512]",)),
+        Row("ae-deep", "a deeper autoencoder", ("model.autoencoder.hidden=[512,256,128]",)),
+        Row("latent-20", "a smaller latent", ("model.autoencoder.latent=20",)),
+        Row("latent-32", "a smaller latent", ("model.autoencoder.latent=32",)),
+        Row("latent-100", "a larger latent", ("model.autoencoder.latent=100",)),
+        Row("theta-per-type", "dispersion of each type", ("model.autoencoder.theta_by={label}",)),
+        Row("theta-start-1", "dispersion begins elsewhere", ("model.autoencoder.initial_theta=1",)),
+        # size factors
+        Row("sizes-per-type", "library sizes of each type", (SIZES_PER_TYPE,)),
+        Row("size-told", "library size told to the flow", (SIZE_TOLD,)),
+        Row("size-told-per-type", "both", (SIZES_PER_TYPE, SIZE_TOLD)),
+        # flow
+        Row("ot", "minibatch optimal transport", (OPTIMAL_TRANSPORT,)),
+        Row("ot-guidance-1.5", "with guidance, as the record", (OPTIMAL_TRANSPORT,), guidance=1.5),
+        Row("no-ema", "the last weights instead of their average", ("flow.ema_half_life_cells=1",)),
+        Row("ema-500k", "a longer average", ("flow.ema_half_life_cells=500000",)),
+        Row("flow-6m", "three times the flow's budget", ("flow.cells=6000000",)),
+        Row("flow-1m", "half the flow's budget", ("flow.cells=1000000",)),
+        Row("flow-decay-1e-2", "weight decay of the flow", ("flow.weight_decay=1e-2",)),
+        Row("untold-0.1", "told more often", ("flow.p_untold=0.1",)),
+        Row("untold-0", "always told", ("flow.p_untold=0",)),
+        # generation from the default model
+        Row("guidance-1.25", "guidance above 1", guidance=1.25),
+        Row("guidance-1.5", "guidance above 1", guidance=1.5),
+        Row("guidance-2", "guidance above 1", guidance=2.0),
+        Row("steps-100", "a finer integration", steps=100),
+    )
+}
+
+# Levers that no setting of this version has: a row for one is given by --row once there is.
+WITHOUT_SETTING = (
+    "linear path from z to the velocity's output",
+    "latents whitened / of unit variance / as they are (they are always whitened)",
+    "input noise or thinned counts, dropout in the autoencoder",
+    "an encoder of expressed genes only",
+    "distribution of the flow's times (they are always uniform)",
+    "noise about the path (the target is always the plain linear one)",
+    "an interval of times in which guidance acts",
+)
+
+
+def row_from_json(text: str) -> Row:
+    """The inverse of ``json.dumps(asdict(row))``."""
+    document: dict[str, Any] = json.loads(text)
+    return Row(**(document | {"settings": tuple(document["settings"])}))

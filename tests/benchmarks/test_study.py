@@ -1,0 +1,90 @@
+"""The study's books: what is missing, what is done, what is one training."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.config import load_config
+from tests.benchmarks.study import Book, Trial, chosen_rows, key_of, missing_trials, read_results, table
+from tests.benchmarks.study_rows import ROWS, Row, row_from_json
+
+WIDE, GUIDED, DEFAULT = ROWS["width-512"], ROWS["guidance-2"], ROWS["default"]
+
+
+def result(row: Row, seed: int, *, dataset: str = "kang", split: str = "validation", **figures: Any) -> dict:
+    return {
+        "dataset": dataset,
+        "row": row.name,
+        "digest": row.digest(()),
+        "seed": seed,
+        "split": split,
+        "training_seconds": 1.0,
+        "figures": {"conditional": 1.0, "weighted": 1.0} | figures,
+    }
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
+def test_every_row_can_be_trained_and_told_to_another_process(row: Row) -> None:
+    load_config(None, row.for_label("cell_type"))
+    assert row_from_json(json.dumps(asdict(row))) == row
+
+
+def test_no_row_is_another_by_a_second_name() -> None:
+    assert len({row.digest(()) for row in ROWS.values()}) == len(ROWS)
+
+
+def missing(done: set, rows: list[Row], seeds: tuple[int, ...] = (0, 1)) -> list[Trial]:
+    return list(missing_trials(["pbmc3k", "kang"], rows, seeds, done, split="validation", common=()))
+
+
+def test_rows_that_differ_in_drawing_alone_share_a_training_and_seeds_are_outermost() -> None:
+    trials = missing(set(), [DEFAULT, WIDE, GUIDED])
+    assert [(t.seed, t.dataset, [row.name for row in t.rows]) for t in trials[:4]] == [
+        (0, "pbmc3k", ["default", "guidance-2"]),
+        (0, "pbmc3k", ["width-512"]),
+        (0, "kang", ["default", "guidance-2"]),
+        (0, "kang", ["width-512"]),
+    ]
+    assert len(trials) == 8
+
+
+def test_what_is_done_is_not_done_again_unless_it_says_something_else() -> None:
+    done = {key_of(result(DEFAULT, 0)), key_of(result(WIDE, 0))}
+    names = [[row.name for row in trial.rows] for trial in missing(done, [DEFAULT, WIDE, GUIDED], (0,))]
+    assert names == [["default", "guidance-2"], ["width-512"], ["guidance-2"]]
+    changed = Row("width-512", "", ("model.velocity.width=500",))
+    assert len(missing(done, [changed], (0,))) == 2
+    on_test = {key_of(result(WIDE, 0, split="test"))}
+    assert len(missing(on_test, [WIDE], (0,))) == 2
+
+
+def test_a_line_cut_short_is_neither_read_nor_joined_to_the_next(tmp_path: Path, capsys) -> None:
+    file = tmp_path / "study.jsonl"
+    Book(file).write(result(DEFAULT, 0))
+    with open(file, "a") as book:
+        book.write('{"dataset": "ka')
+    assert len(read_results(file)) == 1
+    Book(file).write(result(WIDE, 0))
+    assert [r["row"] for r in read_results(file)] == ["default", "width-512"]
+    assert "cut short" in capsys.readouterr().err
+
+
+def test_the_table_has_means_and_spreads_of_one_split() -> None:
+    results = [result(DEFAULT, seed, auc=auc) for seed, auc in ((0, 0.6), (1, 0.8))]
+    results += [result(DEFAULT, 0, split="test", auc=0.1), result(WIDE, 0, auc=0.5)]
+    lines = table(results, "validation").splitlines()
+    assert "0.700 ± 0.141" in next(line for line in lines if line.startswith("default"))
+    wide = next(line for line in lines if line.startswith("width-512"))
+    assert "0.500" in wide
+    assert "±" not in wide
+    assert "0.100" not in "".join(lines)
+
+
+def test_rows_are_chosen_by_name_or_given() -> None:
+    assert chosen_rows(None, []) == list(ROWS.values())
+    assert [row.name for row in chosen_rows(["ot"], [["mine", "seed=3"]])] == ["ot", "mine"]
+    with pytest.raises(SystemExit, match="no row nothing"):
+        chosen_rows(["nothing"], [])
