@@ -88,7 +88,9 @@ def test_as_many_cells_as_whole_shards(tmp_path: Path) -> None:
     np.testing.assert_array_equal(atlas.X.toarray(), expected)
 
 
-@pytest.mark.parametrize("lost", ["X/data/c/1", "X/indices/c/0", "obs/cell_type/codes/c/2", "obsm/X_cfgen/c/0/0"])
+@pytest.mark.parametrize(
+    "lost", ["X/data/c/1", "X/indices/c/0", "obs/cell_type/codes/c/2", "obsm/X_cfgen/c/0/0"]
+)
 @pytest.mark.parametrize("how", ["deleted", "cut off"])
 def test_a_shard_that_was_lost_is_written_again(
     lost: str, how: str, tmp_path: Path, whole: dict[str, bytes]
@@ -100,7 +102,7 @@ def test_a_shard_that_was_lost_is_written_again(
     shard = assembly.partial.path / "atlas.zarr" / lost
     shard.unlink() if how == "deleted" else shard.write_bytes(shard.read_bytes()[:-1])
     assert len(assembly.tasks()) == 1
-    with pytest.raises(RuntimeError, match="is not whole: task .* is not done"):
+    with pytest.raises(RuntimeError, match=r"is not whole: task .* is not done"):
         assembly.complete(out)
     assert not out.exists()
     assert tree_bytes(finish_again(out)) == whole
@@ -159,15 +161,18 @@ def moments(monkeypatch: pytest.MonkeyPatch, out: Path) -> list[int]:
         finish_again(out)
     said = [i for i, name in enumerate(renames.names) if name.endswith((".json", "SHA256SUMS", out.name))]
     ours = [i for i in said if not renames.names[i].endswith("zarr.json")]
-    assert len(ours) == 1 + 5 + 5 + 1 + 1  # laid out, tasks, manifest, the atlas
+    assert len(ours) == 1 + 2 + 2 + 1 + 1  # laid out, tasks, manifest, the atlas
     return sorted({*ours, *range(0, len(renames.names), 40)})
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_stopped_at_a_rename_and_run_again(
-    after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
+    after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(layout, "SHARD", 8 * 1024)
+    monkeypatch.setattr(layout, "SHARD_OF_CELLS", 256)
     all_moments = moments(monkeypatch, tmp_path / "counted.zarr")
+    whole = tree_bytes(tmp_path / "counted.zarr")
     for moment in all_moments:
         out = tmp_path / f"{moment}.zarr"
         begin_atlas(out, CHUNKS)
@@ -186,7 +191,9 @@ def test_a_chunk_that_vanished_is_named(tmp_path: Path, whole: dict[str, bytes])
     out = tmp_path / "atlas.zarr"
     partial = begin_atlas(out, CHUNKS)
     partial.chunk_file(2).unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of the 4 chunks are missing .* the first is chunk 2\. Run"):
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of the 4 chunks are missing .* the first is chunk 2\. Run"
+    ):
         finish_again(out)
     assert not out.exists()
     partial.write_chunk(2, CHUNKS[2], SCHEMA, group=1)
@@ -196,7 +203,9 @@ def test_a_chunk_that_vanished_is_named(tmp_path: Path, whole: dict[str, bytes])
 def test_a_chunk_that_vanishes_while_it_is_assembled_is_named(tmp_path: Path) -> None:
     assembly = assembly_of(tmp_path / "atlas.zarr")
     assembly.partial.chunk_file(0).unlink()
-    with pytest.raises(FileNotFoundError, match=r"chunk .*000000-90-5-.* is missing\. Run the generation again"):
+    with pytest.raises(
+        FileNotFoundError, match=r"chunk .*000000-90-5-.* is missing\. Run the generation again"
+    ):
         assembly.run(assembly.tasks()[0])
 
 
@@ -224,46 +233,48 @@ def test_chunks_of_another_content_are_refused(tmp_path: Path) -> None:
         Assembly.of(PartialAtlas.beside(out), n_chunks=5, schema=SCHEMA, provenance={})
 
 
-@pytest.mark.parametrize("where", ["chunk", "laying out", "shard", "manifest"])
+@pytest.mark.parametrize(
+    ("where", "reached"),
+    [("000002-", 0), ("atlas.zarr/var", 1), ("X/indices/c", 2), ("SHA256SUMS", 2)],
+    ids=["chunk", "laying out", "shard", "manifest"],
+)
 def test_a_full_disk_is_said_and_the_same_again_completes(
-    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
+    where: str, reached: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
 ) -> None:
-    """The file system has room for some bytes more, then for none."""
-    room = {"chunk": 30_000, "laying out": 120_000, "shard": 160_000, "manifest": None}[where]
     out = tmp_path / "atlas.zarr"
     with monkeypatch.context() as patch:
-        fill_up(patch, room)
-        with pytest.raises(OSError, match=r"No space left on device: .*atlas\.zarr\.partial cannot grow.*same again"):
-            begin_atlas(out, CHUNKS)
-            finish_again(out)
+        fill_up(patch, where)
+        with pytest.raises(
+            OSError, match=r"No space left on device: .*zarr\.partial cannot grow.*same again"
+        ):
+            begin_and_finish(out)
     assert not out.exists()
     partial = PartialAtlas.beside(out)
     there = set(partial.chunks_there().tolist())
-    assert (len(there) < 4) == (where == "chunk")
+    assert (len(there) == 4) == (reached > 0)
+    assert [(partial.path / name).exists() for name in ("laid_out.json", "done")] == [reached > 1] * 2
     for index in set(range(4)) - there:
         partial.write_chunk(index, CHUNKS[index], SCHEMA, group=index // 2)
     assert tree_bytes(finish_again(out)) == whole
 
 
-def fill_up(patch: pytest.MonkeyPatch, room: int | None) -> None:
-    """Every file that is opened for writing shares ``room`` bytes; None: all but for the manifest."""
-    left = room
+def begin_and_finish(out: Path) -> None:
+    begin_atlas(out, CHUNKS)
+    finish_again(out)
 
-    class Limited(io.FileIO):
+
+def fill_up(patch: pytest.MonkeyPatch, where: str) -> None:
+    """There is no room any more for files with ``where`` in their path."""
+
+    class Full(io.FileIO):
         def write(self, content: Any) -> int:
-            nonlocal left
-            if left is not None:
-                left -= len(memoryview(content).cast("B"))
-                if left < 0:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            elif "SHA256SUMS" in str(self.name):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return super().write(content)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     real = io.open
 
     def opening(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        return Limited(file, "w") if mode == "wb" else real(file, mode, *arguments, **options)
+        is_full = mode == "wb" and where in str(file)
+        return Full(file, "w") if is_full else real(file, mode, *arguments, **options)
 
     patch.setattr("builtins.open", opening)
     patch.setattr(io, "open", opening)

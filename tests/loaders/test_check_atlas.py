@@ -155,7 +155,11 @@ def swap_features(values: np.ndarray) -> None:
         ("obsm/X_cfgen", put((150, 2), np.inf), "latents: first in cell 150"),
         ("obs/_index", put(3, "mine"), "names: first in cell 3"),
         ("mod/rna/var/_index", put(7, "other"), "schema: the features of 'rna' are not those .* is number 7"),
-        ("obs/cell_type/categories", put(1, "X"), "schema: the categories of obs column 'cell_type' .* number 1"),
+        (
+            "obs/cell_type/categories",
+            put(1, "X"),
+            "schema: the categories of obs column 'cell_type' .* number 1",
+        ),
     ],
 )
 def test_contents_that_are_wrong_are_found(

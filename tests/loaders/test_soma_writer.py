@@ -107,7 +107,9 @@ def test_what_tiledb_says_is_one_line(atlas: Path, tmp_path: Path, monkeypatch: 
         raise tiledbsoma.SOMAError("Cannot write: No space left on device\nAt:\n  somewhere")
 
     monkeypatch.setattr(soma_writer, "_write_latents", fails)
-    with pytest.raises(OSError, match=r"atlas.soma could not be written: .*No space left on device\. What was"):
+    with pytest.raises(
+        OSError, match=r"atlas.soma could not be written: .*No space left on device\. What was"
+    ):
         write_soma(atlas, tmp_path / "atlas.soma")
     assert list(tmp_path.iterdir()) == []
 
@@ -117,5 +119,5 @@ def test_what_cannot_be_written_is_refused(atlas: Path, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="there exists"):
         write_soma(atlas, tmp_path / "there")
     latents = write_atlas(tmp_path / "latents.zarr", [latents_of(CHUNKS[1])], schema=TWO_MODALITIES)
-    with pytest.raises(ValueError, match="holds latents and no counts. Decode it first"):
+    with pytest.raises(ValueError, match=r"holds latents and no counts\. Decode it first"):
         write_soma(latents, tmp_path / "out.soma")
