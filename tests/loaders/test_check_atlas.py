@@ -11,12 +11,14 @@ import anndata
 import numpy as np
 import pytest
 import zarr
+from scipy.sparse import csr_matrix
 
+from cfgen_scale.types import AtlasSchema, GeneratedCells, Modality
 from loaders import check_atlas as checking
 from loaders import checked_cells, layout
 from loaders.check_atlas import Report, check_atlas
 from loaders.checksums import digest, files_below, sums_text
-from tests.loaders.generated import TWO_MODALITIES, cells_of, latents_of, write_atlas
+from tests.loaders.generated import CELL_TYPE, RNA, TWO_MODALITIES, cells_of, latents_of, write_atlas
 
 CHUNKS = [cells_of(n, seed=n, schema=TWO_MODALITIES) for n in (90, 1, 137, 64)]
 
@@ -58,6 +60,20 @@ def test_a_whole_atlas_has_no_problems(whole: Path) -> None:
 def test_latents_alone_are_checked(tmp_path: Path) -> None:
     chunks = [latents_of(cells) for cells in CHUNKS]
     assert check_atlas(write_atlas(tmp_path / "a.zarr", chunks, schema=TWO_MODALITIES)).problems == ()
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(1, []), (2, ["counts of 'atac'"])])
+def test_binarised_counts_are_ones(largest: int, expected: list[str], tmp_path: Path) -> None:
+    peaks = Modality("atac", "bernoulli", tuple(f"peak_{i}" for i in range(50)))
+    schema = AtlasSchema((RNA, peaks), (CELL_TYPE,))
+    rna = cells_of(90, seed=0)
+    open_peaks = csr_matrix((np.arange(90 * 50).reshape(90, 50) % 7 == 0).astype(np.int32))
+    open_peaks.data[-1] = largest
+    cells = GeneratedCells((*rna.counts, open_peaks), rna.labels, rna.log_size_factor, rna.latent)
+    out = write_atlas(tmp_path / "atlas.zarr", [cells], schema=schema)
+    assert kinds(check_atlas(out)) == expected
+    # A binarised modality has no size factor, so that there is but one.
+    assert "size_factor" in anndata.io.read_elem(zarr.open_group(out)["obs"])
 
 
 def test_a_turned_bit_is_found(atlas: Path) -> None:
