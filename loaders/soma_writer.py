@@ -34,9 +34,10 @@ def write_soma(atlas: str | Path, out: str | Path, *, progress: bool = False) ->
 
     obs and var are as in the atlas, joinids are places from 0; a measurement for each modality ("RNA" for
     "rna") holds its counts in X["counts"]; the first also the latents in obsm["X_cfgen"]; the provenance is
-    metadata of the experiment. Memory is some 0.5 GB beside the libraries. Raises FileNotFoundError or FileExistsError for what is
-    no generated atlas, ValueError for one without counts, FileExistsError if there is something at ``out``,
-    OSError if the disk is full; nothing is left at ``out`` then.
+    metadata of the experiment. Memory is some 0.5 GB beside the libraries. Raises
+    FileNotFoundError or FileExistsError for what is no generated atlas, ValueError for one without counts,
+    FileExistsError if there is something at ``out``, OSError if the disk is full; nothing is left at ``out``
+    then.
     """
     source, out = GeneratedAtlas.open(atlas), Path(out).absolute()
     if source.content == "latents":
