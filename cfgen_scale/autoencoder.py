@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy.sparse import csr_matrix
 from torch import nn
 
 from .aligned_linear import AlignedLinear
 from .counts import SparseCounts
 from .counts_layer import CountsLinear
+from .drawing import Distribution, draw_decoded
 from .layers import MLP
-from .likelihoods import negative_binomial_log_prob, negative_binomial_sample
+from .likelihoods import negative_binomial_log_prob
 from .types import AtlasSchema
 
 LOG_THETA_RANGE = (-7.0, 12.0)
@@ -66,6 +68,22 @@ class Decoder(nn.Module):
         log_theta, rows = self.theta_table(levels)
         log_size_factor = counts.totals().log()
         return negative_binomial_log_prob(counts, self.network(z), log_size_factor, log_theta, rows)
+
+    def sample(
+        self,
+        z: torch.Tensor,
+        log_size_factor: torch.Tensor,
+        levels: torch.Tensor | None,
+        keys: torch.Tensor,
+    ) -> csr_matrix:
+        """Counts (B, G) int32 drawn from what ``forward`` gives, in one with its last layer."""
+        log_theta, rows = self.theta_table(levels)
+        theta = torch.atleast_2d(log_theta).double().exp().cpu().numpy()
+        distribution = Distribution("negative_binomial", theta, None if rows is None else rows.cpu().numpy())
+        *body, last = self.network.layers
+        for layer in body:
+            z = layer(z)
+        return draw_decoded(z, last, log_size_factor, keys, distribution)
 
     def theta_table(self, levels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """log theta (G,), or that of every level and of none (L + 1, G) and each cell's row in it (B,)."""
@@ -141,9 +159,20 @@ class Autoencoder(nn.Module):
     def _levels(self, labels: torch.Tensor) -> torch.Tensor | None:
         return None if self.theta_attribute is None else labels[:, self.theta_attribute]
 
+    @torch.no_grad()
     def sample(
-        self, z: torch.Tensor, log_size_factor: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
-    ) -> list[torch.Tensor]:
-        """Counts (B, G) int64 per modality drawn from the decoded distributions."""
-        decoded = self.decode(z, log_size_factor, labels)
-        return [negative_binomial_sample(mean, theta, generator) for mean, theta in decoded]
+        self,
+        z: torch.Tensor,
+        log_size_factor: torch.Tensor,
+        labels: torch.Tensor,
+        keys: Sequence[torch.Tensor],
+    ) -> list[csr_matrix]:
+        """Counts (B, G) int32 per modality drawn from the decoded distributions.
+
+        ``keys`` (B,) int64 are 64 random bits a cell, for each modality.
+        """
+        levels = self._levels(labels)
+        return [
+            self._decoder(name).sample(z, log_size_factor[:, s], levels, keys[s])
+            for s, name in enumerate(self.names)
+        ]

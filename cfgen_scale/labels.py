@@ -79,11 +79,14 @@ class LabelFrequencies:
         chosen = np.minimum(np.searchsorted(share, uniform, side="right"), np.flatnonzero(fits)[-1])
         return self.codes[chosen]
 
-    def draw_levels(self, k: int, labels: torch.Tensor, gen: torch.Generator) -> torch.Tensor:
-        """Labels (B, K) with every -1 of attribute ``k`` drawn from that attribute's own proportions."""
+    def draw_levels(self, k: int, labels: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+        """Labels (B, K) with every -1 of attribute ``k`` drawn from that attribute's own proportions.
+
+        ``uniform`` (B,) is a draw of [0, 1) a cell.
+        """
         known = self.codes[:, k] != NOT_TOLD
-        weight = np.bincount(self.codes[known, k], weights=self.cells[known])
-        level = torch.multinomial(torch.from_numpy(weight), len(labels), replacement=True, generator=gen)
+        share = np.cumsum(np.bincount(self.codes[known, k], weights=self.cells[known]))
+        level = np.searchsorted(share, uniform.double().numpy() * share[-1], side="right")
         filled = labels.clone()
-        filled[:, k] = torch.where(labels[:, k] >= 0, labels[:, k], level.to(labels.device))
+        filled[:, k] = torch.where(labels[:, k] >= 0, labels[:, k], torch.from_numpy(level))
         return filled

@@ -190,12 +190,3 @@ class _Gammas:
         several = self.theta * (torch.digamma(self.x_several + self.theta) - torch.digamma(self.theta))
         slope[self.several] = several.to(slope.dtype)
         return slope
-
-
-def negative_binomial_sample(
-    log_mean: torch.Tensor, log_theta: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
-    """Counts (B, G) int64: Poisson draws whose rate is Gamma(theta, scale = mu / theta) distributed."""
-    theta = log_theta.exp().expand_as(log_mean).contiguous()
-    rate = torch._standard_gamma(theta, generator=generator) * (log_mean - log_theta).exp()
-    return torch.poisson(rate, generator=generator).long()

@@ -16,10 +16,10 @@ from torch import nn
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .counts import SparseCounts
 from .files import file_digest, read_json, write_directory, write_json
+from .generation import decode_cells, draw_latents
 from .guidance import guided_field
 from .labels import LabelFrequencies
 from .ode import OdeConfig, integrate
-from .randomness import generator
 from .size_factors import SizeFactors
 from .types import AtlasSchema, Condition, GeneratedCells, IntArray, Modality, SchemaError
 from .velocity import Velocity, VelocityConfig
@@ -142,7 +142,6 @@ class CFGen(nn.Module):
         """Labels (n, K): told, untold (-1), the rest drawn as they occur together (LabelFrequencies.draw)."""
         return self.frequencies.draw(n, self.schema, told=told, untold=untold, seed=seed, index=index)
 
-    @torch.no_grad()
     def generate_cells(
         self,
         labels: IntArray,
@@ -153,38 +152,42 @@ class CFGen(nn.Module):
         ode: OdeConfig | None = None,
         log_size_factor: NDArray[np.float32] | None = None,
     ) -> GeneratedCells:
-        """Draw one cell for each row of ``labels`` (B, K) (Algorithm 2); all draws keyed by (seed, index).
+        """One cell for each row of ``labels`` (B, K) (Algorithm 2): `draw_latents`, then `decode_cells`."""
+        cells = self.draw_latents(
+            labels, guidance=guidance, seed=seed, index=index, ode=ode, log_size_factor=log_size_factor
+        )
+        return self.decode_cells(cells, seed=seed, index=index)
+
+    def draw_latents(
+        self,
+        labels: IntArray,
+        *,
+        guidance: Sequence[float],
+        seed: int,
+        index: int = 0,
+        ode: OdeConfig | None = None,
+        log_size_factor: NDArray[np.float32] | None = None,
+    ) -> GeneratedCells:
+        """Latents of one cell for each row of ``labels`` (B, K), without counts; draws keyed by (seed, index)
+        and a cell's place among the B.
 
         guidance          weight of each attribute (K,)
         log_size_factor   (B, S) to use instead of drawing them
 
-        Size factors come from the level of ``size_factors_by`` where told. Where theta is per level of an
-        attribute and that label is -1, its level is drawn first from its proportions.
+        Size factors come from the level of ``size_factors_by`` where told.
         """
-        told = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))
-        if log_size_factor is None:
-            log_l = self.size_factors.sample(told, self.schema, generator(seed, "size factors", index))
-        else:
-            log_l = torch.from_numpy(np.asarray(log_size_factor, dtype=np.float32))
-        noise = torch.randn(
-            len(told), self.config.autoencoder.latent, generator=generator(seed, "noise", index)
+        return draw_latents(
+            self, labels, guidance=guidance, seed=seed, index=index, ode=ode, log_size_factor=log_size_factor
         )
-        condition = Condition(told.to(self.device), log_l.to(self.device))
-        white = self.transport(noise.to(self.device), condition, guidance=guidance, ode=ode)
-        levels = condition.labels
-        if self.autoencoder.theta_attribute is not None:
-            chosen = generator(seed, "theta levels", index)
-            levels = self.frequencies.draw_levels(self.autoencoder.theta_attribute, levels, chosen)
-        draws = generator(seed, "counts", index, device=self.device)
-        counts = self.autoencoder.sample(
-            self.whitening.colour(white), condition.log_size_factor, levels, draws
-        )
-        return GeneratedCells(
-            tuple(csr_matrix(c.to(torch.int32).cpu().numpy()) for c in counts),
-            told.numpy(),
-            log_l.numpy(),
-            white.cpu().numpy(),
-        )
+
+    def decode_cells(self, cells: GeneratedCells, *, seed: int, index: int = 0) -> GeneratedCells:
+        """Counts of the B cells of one `draw_latents` call, at once or of its stored float32 latents at any
+        later time: bitwise those of `generate_cells` with this seed and index, on a device of the same kind.
+
+        Where theta is per level of an attribute and that label is -1, its level is drawn first from its
+        proportions. Raises ValueError naming the cell if a mean is not finite or above 2^30.
+        """
+        return decode_cells(self, cells, seed=seed, index=index)
 
     def weights_of(self, guidance: Mapping[str, float] | None) -> list[float]:
         """Guidance weights (K,) in the schema's order; 1 where not named. Raises for unknown names."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .counter_draws import CounterDraws
 from .types import AtlasSchema, LibraryStatistics
 
 MIN_CELLS_OF_A_LEVEL = 2
@@ -43,10 +44,10 @@ class SizeFactors:
             torch.tensor([[library.log_min, library.log_max] for library in libraries]),
         )
 
-    def sample(self, labels: torch.Tensor, schema: AtlasSchema, generator: torch.Generator) -> torch.Tensor:
+    def sample(self, labels: torch.Tensor, schema: AtlasSchema, draws: CounterDraws) -> torch.Tensor:
         """Log size factors (B, S) float32 for cells of ``labels`` (B, K); not told: of all cells."""
         column = torch.zeros(len(labels), dtype=torch.int64)
         if self.by is not None:
             column = labels[:, schema.covariate_index(self.by)].cpu() + 1
-        noise = torch.randn(len(labels), len(self.mean), generator=generator)
+        noise = draws.normal("size factors", torch.arange(len(labels)), len(self.mean))
         return self.mean[:, column].T + self.sd[:, column].T * noise

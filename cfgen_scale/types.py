@@ -222,8 +222,8 @@ class PathSample:
 
 @dataclass(frozen=True)
 class GeneratedCells:
-    """Cells drawn from a model: counts per modality CSR (B, G) int32, labels (B, K) int64 with -1 = untold,
-    log_size_factor (B, S) float32, latent (B, D) float32."""
+    """Cells drawn from a model: counts per modality CSR (B, G) int32, or () before they are decoded; labels
+    (B, K) int64 with -1 = untold, log_size_factor (B, S) float32, latent (B, D) float32."""
 
     counts: tuple[csr_matrix, ...]
     labels: IntArray

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix, random_array
 
-from cfgen_scale.costs import Device, Host
-from cfgen_scale.likelihoods import negative_binomial_sample
+from cfgen_scale.costs import REACHED_ON_PROCESSOR, Device, Host
+from cfgen_scale.drawing import Distribution, draw_counts
 from loaders.prepared import Prepared
 from loaders.stream import CellStream
 
@@ -31,7 +31,8 @@ def best_seconds(act: Callable[[], object], repeats: int = 15) -> float:
 
 
 def measured_device(batch: int, hidden: int, genes: int) -> Device:
-    """This machine's CPU: products of the shape of the decoder's last layer, and streaming through memory."""
+    """This machine's CPU: of products of the shape of the decoder's last layer, and of streaming through
+    memory, the share that a step reaches."""
     a, b = torch.rand(batch, hidden), torch.rand(hidden, genes)
     product = torch.empty(batch, genes)
     flops = 2 * batch * hidden * genes / best_seconds(lambda: torch.mm(a, b, out=product))
@@ -42,7 +43,9 @@ def measured_device(batch: int, hidden: int, genes: int) -> Device:
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     said = f"measured now on this machine, {torch.get_num_threads()} threads, float32"
     # One machine: an all-reduce between its workers goes through memory.
-    return Device("cpu", flops, memory_rate, memory, None, memory_rate / 4, launch, said)
+    network = memory_rate / 4
+    reached = REACHED_ON_PROCESSOR
+    return Device("cpu", reached * flops, reached * memory_rate, memory, None, network, launch, said)
 
 
 def measured_host(prepared: Prepared, genes: int, folder: Path) -> Host:
@@ -65,10 +68,11 @@ def _reading(prepared: Prepared) -> float:
 
 
 def _drawing(genes: int) -> float:
-    log_mean = torch.randn(128, genes) - 2.0
-    draws = torch.Generator().manual_seed(0)
-    seconds = best_seconds(lambda: negative_binomial_sample(log_mean, torch.zeros(genes), draws), 2)
-    return 128 * genes / seconds
+    draws = np.random.default_rng(0)
+    means = np.exp(draws.normal(-3.5, 1.0, (128, genes))).astype(np.float32)  # some 5 % of the counts above 0
+    keys = draws.integers(2**64, size=128, dtype=np.uint64)
+    distribution = Distribution("negative_binomial", np.ones((1, genes)))
+    return 128 * genes / best_seconds(lambda: draw_counts(means, keys, distribution), 5)
 
 
 def _compressing() -> float:

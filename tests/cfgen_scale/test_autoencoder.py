@@ -84,7 +84,8 @@ def test_modalities_are_a_tuple(n_modalities):
     labels = torch.zeros(6, 1, dtype=torch.int64)
     assert autoencoder.encode(batch).shape == (6, 4)
     assert autoencoder(batch, labels).shape == (6,)
-    generated = autoencoder.sample(torch.randn(6, 4), torch.zeros(6, n_modalities), labels, torch.Generator())
+    keys = [torch.arange(6)] * n_modalities
+    generated = autoencoder.sample(torch.randn(6, 4), torch.zeros(6, n_modalities), labels, keys)
     assert [tuple(g.shape) for g in generated] == [(6, g) for g in sizes]
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from cfgen_scale.counter_draws import CounterDraws
 from cfgen_scale.labels import LabelFrequencies
-from cfgen_scale.randomness import generator
 from cfgen_scale.types import AtlasSchema, SchemaError
 
 
@@ -59,7 +59,7 @@ def test_unknown_names_list_the_known_ones(frequencies, schema):
 
 def test_levels_not_told_are_drawn_from_their_own_proportions(frequencies):
     labels = torch.tensor([[-1, 0]] * 9000 + [[1, 0]])
-    filled = frequencies.draw_levels(0, labels, generator(0, "levels"))
+    filled = frequencies.draw_levels(0, labels, CounterDraws(0, "a test").uniform("x", torch.arange(9001)))
     assert filled[-1].tolist() == [1, 0]
     assert (filled[:-1, 0] == 0).float().mean().item() == pytest.approx(60 / 95, abs=0.02)
     assert (filled[:-1, 0] != 3).all()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cfgen_scale.randomness import generator
+from cfgen_scale.counter_draws import CounterDraws
 from cfgen_scale.size_factors import SizeFactors
 from cfgen_scale.types import SchemaError
 
@@ -11,7 +11,7 @@ def moments(log_l):
 
 
 def draw(sizes, schema, label, n=20_000):
-    return sizes.sample(torch.tensor([[label, 0]] * n), schema, generator(0, "l"))[:, 0]
+    return sizes.sample(torch.tensor([[label, 0]] * n), schema, CounterDraws(0, "a test"))[:, 0]
 
 
 def test_over_all_cells(libraries, schema):

@@ -1,0 +1,64 @@
+"""The decoder's last layer and the drawing of counts as one: latents' last hidden units to CSR.
+
+The dense matrices (B, G) of a batch are larger than the caches. So a few rows at a time are multiplied into
+the same memory, and one compiled pass over each row, which then lies in the second cache, adds the bias, takes
+the softmax and draws. To compare log u with log mu would not save the exponentials: the sum needs all of them.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from torch import nn
+
+from ..aligned_linear import CACHE_LINE
+from . import compiled
+from .distributions import Distribution
+from .on_device import draw_counts_on_device
+from .on_processor import CsrParts
+
+ROWS = 128  # a product of another number of rows may round otherwise: this one is part of what a seed means
+
+
+def draw_decoded(
+    hidden: torch.Tensor,
+    last: nn.Linear,
+    log_size_factor: torch.Tensor,
+    keys: torch.Tensor,
+    distribution: Distribution,
+) -> csr_matrix:
+    """Counts (B, G) int32 whose means are l * softmax(last(hidden)), or sigmoid(last(hidden)) of Bernoullis.
+
+    hidden           (B, H) float32
+    log_size_factor  (B,) log l; of Bernoulli draws not looked at
+    keys             (B,) int64, 64 random bits a cell
+
+    On a GPU all is drawn there, and the counts above 0 alone come back. Raises ValueError as `draw_counts`.
+    """
+    if hidden.device.type != "cpu":
+        means = _means(last(hidden).float(), log_size_factor, distribution)
+        return draw_counts_on_device(means, keys, distribution)
+    n_cells, n_features = len(hidden), last.out_features
+    theta, levels = distribution.of_cells(n_cells, n_features)
+    log_l, of_cells = log_size_factor.double().numpy(), keys.numpy().view(np.uint64)
+    weight, bias = last.weight.detach().T, last.bias.detach().numpy()
+    width = -(-n_features // CACHE_LINE) * CACHE_LINE
+    product, parts = torch.empty(min(ROWS, n_cells), width), CsrParts(n_features)
+    for first in range(0, n_cells, ROWS):
+        rows = slice(first, min(first + ROWS, n_cells))
+        n = rows.stop - first
+        torch.mm(hidden[rows], weight, out=product[:n, :n_features])
+
+        def kernel(*csr: NDArray[np.int64], rows: slice = rows, n: int = n) -> int:
+            of_rows = log_l[rows], theta, levels[rows], of_cells[rows]
+            row: int = compiled.draw_products(distribution.code, product.numpy()[:n], bias, *of_rows, *csr)
+            return row
+
+        parts.draw(kernel, n, distribution)
+    return parts.matrix()
+
+
+def _means(logits: torch.Tensor, log_size_factor: torch.Tensor, distribution: Distribution) -> torch.Tensor:
+    if distribution.kind == "bernoulli":
+        return logits.sigmoid_()
+    return torch.softmax(logits, 1).mul_(log_size_factor.float().exp()[:, None])
