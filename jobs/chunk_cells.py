@@ -91,14 +91,14 @@ def _log_size_factors(
     """(n, S) in the order of the schema: copied (n, modalities copied), or drawn from what the group asks."""
     import torch
 
-    from cfgen_scale.randomness import generator
+    from cfgen_scale.counter_draws import CounterDraws
 
     if not (group.size_factors or copied.size):
         return None
     of_copied = group.copied.size_factors if group.copied else ()
     names = sized(schema)
-    draws = generator(seed, "size factors asked for", index)
-    noise = torch.randn(len(copied), len(names), generator=draws).numpy()
+    draws = CounterDraws(seed, "generation", index)
+    noise = draws.normal("size factors asked for", torch.arange(len(copied)), len(names)).numpy()
     columns = []
     for s, name in enumerate(names):
         if name in of_copied:
