@@ -20,12 +20,16 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+OF_A_REPACK = "codec zstd takes a sixth; a repack takes as much again while it runs"
+
+
 @contextmanager
-def written_aside(out: Path) -> Iterator[Path]:
+def written_aside(out: Path, *, to_make_room: str = OF_A_REPACK) -> Iterator[Path]:
     """A directory beside ``out`` that takes its name if all goes well, and is removed if not.
 
     What a run that was killed left there is removed first. Raises RuntimeError naming the process that is
-    writing ``out``, FileExistsError if one has just finished, PermissionError, or OSError for a full disk.
+    writing ``out``, FileExistsError if one has just finished, PermissionError, or OSError for a full disk, which
+    says ``to_make_room``.
     """
     partial = out.with_name(f"{out.name}.partial")
     with _held(out):
@@ -44,8 +48,7 @@ def written_aside(out: Path) -> Iterator[Path]:
                 raise OSError(
                     error.errno,
                     f"{os.strerror(error.errno)}: {partial} could not be written and was removed. Make room "
-                    f"(codec zstd takes a sixth; a repack takes as much again while it runs) and run the "
-                    f"same again",
+                    f"({to_make_room}) and run the same again",
                 ) from error
             raise
         finally:

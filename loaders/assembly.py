@@ -1,42 +1,172 @@
-"""From the chunks of a `PartialAtlas` to one AnnData-Zarr that looks as if it had been written in one go.
+"""From the chunks of a `PartialAtlas` to one atlas that looks as if it had been written in one go.
 
-Chunks are read one at a time and copied in runs of whole shards, so that memory does not grow with the
-atlas but for obs (some tens of bytes a cell). The atlas is built inside the work directory and renamed
-into place last. Nothing in it depends on when, where or by how many workers its chunks were written.
+One process lays the atlas out, inside the work directory: all metadata and no numbers. Tasks then write its
+shards, in any number of workers that share the file system, each in bounded memory; that a task is done is
+written down with the sha256 of its files, so that one that was killed, or whose files have vanished, is done
+again. Last come the manifest and a rename, and the chunks are removed. Nothing in the atlas depends on when,
+where or by how many workers its chunks and shards were written.
 """
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import anndata
-import numpy as np
-import pandas as pd
 import zarr
 from tqdm import tqdm
 
+from cfgen_scale.files import flush
 from cfgen_scale.types import AtlasSchema
 
-from .layout import ShardAppender, consolidate, create_array, create_atlas, create_csr, write_frame
-from .writer import ChunkFile, PartialAtlas, one_modality
+from .assembly_tasks import ChunkReader, Task, all_tasks, files_of, run_task
+from .checksums import SUMS_FILE, digests_of, files_below, sums_text
+from .chunk_files import ChunkTable, Content
+from .generated_atlas import read_provenance
+from .generated_layout import Extent, check_writable, lay_out
+from .writer import PartialAtlas, room_for, write_aside
 
-LATENT_KEY = "X_cfgen"
-PROVENANCE_KEY = "cfgen_scale"
-OBS_COLUMNS = ("size_factor", "log_size_factor", "request_group", "request_chunk")
+__all__ = ["Assembly", "Task", "check_writable", "finish", "read_provenance"]
+
+BUILDING, LAID_OUT, DONE = "atlas.zarr", "laid_out.json", "done"
 
 
-def check_writable(schema: AtlasSchema) -> None:
-    """Raise ValueError if no atlas of this schema can be written (modalities, names of attributes)."""
-    one_modality(schema)
-    for covariate in schema.covariates:
-        if covariate.name in OBS_COLUMNS:
+@dataclass(frozen=True)
+class Assembly:
+    """The atlas being made of the chunks of ``partial``; see `Assembly.of`. Picklable."""
+
+    partial: PartialAtlas
+    schema: AtlasSchema
+    table: ChunkTable
+    extent: Extent
+
+    @staticmethod
+    def of(
+        partial: PartialAtlas,
+        *,
+        n_chunks: int,
+        schema: AtlasSchema,
+        provenance: Mapping[str, Any],
+        content: Content = "counts",
+    ) -> "Assembly":
+        """Lay out the atlas of the chunks 0 to ``n_chunks``, unless that was done before.
+
+        One process does this, the one that holds ``partial``. Raises FileNotFoundError if a chunk is missing,
+        ValueError if the chunks are not of this schema and content, OSError if the disk is full.
+        """
+        table = partial.chunk_table(n_chunks)
+        expected = len(schema.modalities) if content == "counts" else 0
+        if table.nnz.shape[1] != expected:
             raise ValueError(
-                f"the attribute {covariate.name!r} has the name of an obs column that generation writes "
-                f"({', '.join(OBS_COLUMNS)}). Rename it in the training data."
+                f"the chunks in {partial.path} hold counts of {table.nnz.shape[1]} modalities and not of "
+                f"{expected}. Delete that directory and generate again."
             )
+        extent = Extent(
+            int(table.cells.sum()),
+            table.latent,
+            tuple(table.nnz.sum(axis=0).tolist()),
+            tuple(table.largest.max(axis=0).tolist()) if expected else (),
+        )
+        assembly = Assembly(partial, schema, table, extent)
+        assembly._lay_out(provenance)
+        return assembly
+
+    @property
+    def bytes(self) -> int:
+        """Of all arrays of cells and counts, before they are compressed."""
+        return sum(task.bytes for task in self._all_tasks())
+
+    def tasks(self) -> list[Task]:
+        """What is still to be done, by any workers in any order."""
+        return [task for task in self._all_tasks() if self._receipt(task) is None]
+
+    def run(self, task: Task) -> None:
+        """Write the shards of one task. To run it twice, even at once, does no harm.
+
+        Memory is a few times ``task.bytes``. Raises FileNotFoundError or ValueError naming a chunk that is
+        missing or damaged, OSError if the disk is full.
+        """
+        with room_for(self.partial.path), _encoding():
+            root = zarr.open_group(self._building, mode="r+")
+            run_task(task, root, self._chunks)
+            files = {file: self._described(file) for file in files_of(task, root, self._chunks)}
+            path = self._receipt_path(task)
+            path.parent.mkdir(exist_ok=True)
+            write_aside(path, json.dumps(files).encode())
+
+    def complete(self, out: str | Path) -> Path:
+        """Put the finished atlas in its place ``out`` with its manifest, then remove the work directory.
+
+        Raises RuntimeError if a task is not done.
+        """
+        out = Path(out)
+        digests = self._digests()
+        with room_for(self.partial.path):
+            # What was left by workers that were killed while they wrote.
+            for stray in set(files_below(self._building)) - set(digests):
+                (self._building / stray).unlink()
+            write_aside(self._building / SUMS_FILE, sums_text(digests))
+            os.rename(self._building, out)
+            flush(out.parent)
+        shutil.rmtree(self.partial.path)
+        return out
+
+    @property
+    def _building(self) -> Path:
+        return self.partial.path / BUILDING
+
+    @property
+    def _chunks(self) -> ChunkReader:
+        return ChunkReader(self.partial, self.table, self.schema, self.extent)
+
+    def _all_tasks(self) -> Iterator[Task]:
+        return all_tasks(zarr.open_group(self._building, mode="r"), self.schema, self.extent)
+
+    def _lay_out(self, provenance: Mapping[str, Any]) -> None:
+        """Lay the atlas out, under another name first; one of another extent or provenance is begun anew."""
+        text = json.dumps([provenance, self.schema.to_json(), asdict(self.extent)], sort_keys=True)
+        of = hashlib.sha256(text.encode()).hexdigest()
+        laid_out = self.partial.path / LAID_OUT
+        if laid_out.is_file():
+            found = json.loads(laid_out.read_text())
+            if found["of"] == of and all((self._building / file).is_file() for file in found["files"]):
+                return
+        laid_out.unlink(missing_ok=True)
+        for rest in (BUILDING, DONE):
+            shutil.rmtree(self.partial.path / rest, ignore_errors=True)
+        with room_for(self.partial.path):
+            lay_out(self._building, self.schema, self.extent, provenance)
+            files = digests_of(self._building, sorted(files_below(self._building)))
+            write_aside(laid_out, json.dumps({"of": of, "files": files}).encode())
+
+    def _receipt_path(self, task: Task) -> Path:
+        return self.partial.path / DONE / f"{task.name}.json"
+
+    def _receipt(self, task: Task) -> dict[str, Any] | None:
+        """The files of a task with their sizes and digests; None unless it is done and they are there."""
+        try:
+            files: dict[str, Any] = json.loads(self._receipt_path(task).read_text())
+            there = all((self._building / file).stat().st_size == files[file]["bytes"] for file in files)
+        except FileNotFoundError:
+            return None
+        return files if there else None
+
+    def _described(self, file: str) -> dict[str, Any]:
+        digests = digests_of(self._building, [file])
+        return {"bytes": (self._building / file).stat().st_size, "sha256": digests[file]}
+
+    def _digests(self) -> dict[str, str]:
+        """The sha256 of every file of the atlas. Raises RuntimeError if a task is not done."""
+        digests: dict[str, str] = json.loads((self.partial.path / LAID_OUT).read_text())["files"]
+        for task in self._all_tasks():
+            files = self._receipt(task)
+            if files is None:
+                raise RuntimeError(f"the atlas in {self.partial.path} is not whole: task {task.name} is not done.")
+            digests |= {file: described["sha256"] for file, described in files.items()}
+        return digests
 
 
 def finish(
@@ -46,98 +176,32 @@ def finish(
     n_chunks: int,
     schema: AtlasSchema,
     provenance: Mapping[str, Any],
+    content: Content = "counts",
     progress: bool = False,
 ) -> Path:
-    """Assemble the ``n_chunks`` chunks of ``partial`` into the atlas ``out``, then remove ``partial``.
+    """Assemble the ``n_chunks`` chunks of ``partial`` into the atlas ``out`` in this process.
 
-    The atlas: X (N, G) CSR of unsigned counts; obs the attributes (categorical, untold = missing),
-    size_factor, log_size_factor, request_group and request_chunk (places, from 0); var the features;
-    obsm["X_cfgen"] (N, D) float32 latents; uns["cfgen_scale"] an entry of JSON text for each of
-    ``provenance`` and the schema. Raises FileNotFoundError if a chunk is missing.
+    What the atlas holds: see loaders/generated_layout.py. Raises what `Assembly` raises.
     """
-    out = Path(out)
-    building = partial.path / "atlas.zarr"
-    shutil.rmtree(building, ignore_errors=True)
-    root = create_atlas(building)
-    obs = _write_cells(root, partial, n_chunks, schema, progress)
-    write_frame(root, "obs", obs)
-    write_frame(root, "var", pd.DataFrame(index=pd.Index(one_modality(schema).features, dtype=object)))
-    documents = {**provenance, "schema": schema.to_json()}
-    texts = {name: json.dumps(document, sort_keys=True) for name, document in documents.items()}
-    anndata.io.write_elem(root["uns"], PROVENANCE_KEY, texts)
-    consolidate(building)
-    os.rename(building, out)
-    shutil.rmtree(partial.path)
-    return out
+    assembly = Assembly.of(
+        partial, n_chunks=n_chunks, schema=schema, provenance=provenance, content=content
+    )
+    tasks, total = assembly.tasks(), assembly.bytes
+    done = total - sum(task.bytes for task in tasks)
+    bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, desc="assembling", disable=not progress)
+    with bar:
+        for task in tasks:
+            assembly.run(task)
+            bar.update(task.bytes)
+    return assembly.complete(out)
 
 
-def read_provenance(out: str | Path) -> dict[str, Any]:
-    """What ``finish`` wrote into uns of the atlas ``out``, parsed: the provenance given and the schema.
-
-    Raises FileExistsError if ``out`` is something other than a generated atlas.
-    """
-    try:
-        texts = anndata.io.read_elem(zarr.open_group(out, mode="r")["uns"])[PROVENANCE_KEY]
-        return {name: json.loads(text) for name, text in texts.items()}
-    except (zarr.errors.GroupNotFoundError, FileNotFoundError, KeyError, NotADirectoryError):
-        raise FileExistsError(
-            f"{out} exists and is not an atlas that was generated. Choose another path."
-        ) from None
-
-
-def _write_cells(
-    root: zarr.Group, partial: PartialAtlas, n_chunks: int, schema: AtlasSchema, progress: bool
-) -> pd.DataFrame:
-    """Write X and obsm chunk by chunk; returns obs, which is gathered on the way."""
-    sizes = [partial.chunk_size(index) for index in range(n_chunks)]
-    n_cells, nnz = sum(s.cells for s in sizes), sum(s.nnz for s in sizes)
-    shape = (n_cells, len(one_modality(schema).features))
-    x = create_csr(root, "X", shape=shape, nnz=nnz, largest_count=max(s.largest for s in sizes))
-    obsm = root.require_group("obsm")
-    latent = create_array(obsm, LATENT_KEY, shape=(n_cells, sizes[0].latent), dtype=np.float32)
-    data, indices, indptr = (ShardAppender(x[name]) for name in ("data", "indices", "indptr"))
-    latents = ShardAppender(latent)
-    indptr.append(np.zeros(1, dtype=np.int64))
-    columns = _ObsColumns(n_cells, schema)
-    row = n_before = 0
-    with tqdm(total=n_cells, unit=" cells", desc="assembling", disable=not progress) as bar:
-        for index, size in enumerate(sizes):
-            chunk = partial.read_chunk(index)
-            data.append(chunk.data)
-            indices.append(chunk.indices)
-            indptr.append(n_before + chunk.indptr[1:])
-            latents.append(chunk.latent)
-            columns.fill(slice(row, row + size.cells), index, chunk)
-            row, n_before = row + size.cells, n_before + size.nnz
-            bar.update(size.cells)
-    for appender in (data, indices, indptr, latents):
-        appender.flush()
-    return columns.frame()
-
-
-class _ObsColumns:
-    """obs of the atlas while it is gathered, chunk by chunk."""
-
-    def __init__(self, n_cells: int, schema: AtlasSchema) -> None:
-        self._schema = schema
-        self._labels = np.zeros((n_cells, len(schema.covariates)), dtype=np.int32)
-        self._log_size_factor = np.zeros(n_cells, dtype=np.float32)
-        self._group, self._chunk = np.zeros(n_cells, dtype=np.int32), np.zeros(n_cells, dtype=np.int32)
-
-    def fill(self, rows: slice, index: int, chunk: ChunkFile) -> None:
-        self._labels[rows] = chunk.labels
-        self._log_size_factor[rows] = chunk.log_size_factor[:, 0]
-        self._group[rows], self._chunk[rows] = chunk.group, index
-
-    def frame(self) -> pd.DataFrame:
-        n = len(self._group)
-        width = len(str(max(n - 1, 0)))
-        frame = pd.DataFrame(index=pd.Index([f"cell_{i:0{width}d}" for i in range(n)], dtype=object))
-        for k, covariate in enumerate(self._schema.covariates):
-            categories = pd.CategoricalDtype(list(covariate.categories))
-            frame[covariate.name] = pd.Categorical.from_codes(self._labels[:, k], dtype=categories)
-        # In float64 and rounded once, so that no vectorised float32 exp decides the last bit.
-        frame["size_factor"] = np.exp(self._log_size_factor.astype(np.float64)).astype(np.float32)
-        frame["log_size_factor"] = self._log_size_factor
-        frame["request_group"], frame["request_chunk"] = self._group, self._chunk
-        return frame
+def _encoding() -> Any:
+    """zarr's fused pipeline, which spends a third of the default's time on a chunk; and chunks of zeros are
+    written too, so that one that is missing is always a loss."""
+    return zarr.config.set(
+        {
+            "codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline",
+            "array.write_empty_chunks": True,
+        }
+    )

@@ -42,6 +42,8 @@ Codec = Literal["none", "zstd"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
 CHUNK = 32_768
 SHARD = 256 * CHUNK
+CHUNK_OF_CELLS = 32_768
+SHARD_OF_CELLS = 8 * CHUNK_OF_CELLS
 
 
 def index_dtype(nnz: int, n_features: int) -> np.dtype[Any]:
@@ -58,12 +60,16 @@ def narrowest_unsigned(largest: int) -> np.dtype[Any]:
     return np.dtype(np.uint64)
 
 
-def create_atlas(path: str | Path) -> zarr.Group:
-    """An empty AnnData-Zarr v3 at ``path``; X, obs and var are still to be written.
+def create_atlas(store: str | Path | zarr.Group, name: str | None = None) -> zarr.Group:
+    """An empty AnnData-Zarr v3 at the path ``store``, or ``name`` within that group; X, obs and var are still
+    to be written.
 
     Raises zarr.errors.ContainsGroupError if there is a group already.
     """
-    root = zarr.create_group(path, zarr_format=3)
+    if isinstance(store, zarr.Group):
+        root = store.create_group(str(name))
+    else:
+        root = zarr.create_group(store, zarr_format=3)
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     for name in ("layers", "obsm", "obsp", "uns", "varm", "varp"):
         anndata.io.write_elem(root, name, {})
@@ -78,6 +84,7 @@ def create_csr(
     nnz: int,
     largest_count: int,
     codec: Codec = "zstd",
+    of_cells: bool = False,
 ) -> zarr.Group:
     """The group of a CSR matrix whose arrays ``data``, ``indices`` (nnz,) and ``indptr`` (rows + 1,) wait
     to be filled.
@@ -86,7 +93,8 @@ def create_csr(
     `SHARD` elements, each run by one writer.
     ``largest_count`` decides the dtype of ``data``, `index_dtype` that of ``indices`` and ``indptr``, which
     is why ``nnz`` must be known. Where the rows are counted on the way, create with 0 of them, let
-    ``indptr`` grow, and put the attribute ``shape`` right.
+    ``indptr`` grow, and put the attribute ``shape`` right. ``of_cells`` gives ``indptr`` the shards of
+    `create_of_cells`.
     """
     of_indices = index_dtype(nnz, shape[1])
     group = root.create_group(name)
@@ -99,7 +107,8 @@ def create_csr(
     else:
         create_array(group, "data", shape=(nnz,), dtype=narrowest_unsigned(largest_count))
         create_array(group, "indices", shape=(nnz,), dtype=of_indices, gaps=True)
-    create_array(group, "indptr", shape=(shape[0] + 1,), dtype=of_indices, gaps=True)
+    create = create_of_cells if of_cells else create_array
+    create(group, "indptr", shape=(shape[0] + 1,), dtype=of_indices, gaps=True)
     return group
 
 
@@ -110,18 +119,41 @@ def create_array(
 
     ``gaps=True`` stores differences of successive elements (1-d integers in long rising runs).
     """
-    dtype = np.dtype(dtype)
+    chunk = max(1, CHUNK // int(np.prod([max(1, n) for n in shape[1:]], dtype=np.int64)))
+    return _create(group, name, shape, np.dtype(dtype), gaps=gaps, chunk=chunk, shard=chunk * (SHARD // CHUNK))
+
+
+def create_of_cells(
+    group: zarr.Group, name: str, *, shape: tuple[int, ...], dtype: DTypeLike, gaps: bool = False
+) -> zarr.Array[Any]:
+    """An array with an entry a cell, numbers or strings, in shards of `SHARD_OF_CELLS` cells whatever the size
+    of an entry, so that one worker can write the same cells of all such arrays."""
+    chunk = CHUNK_OF_CELLS
+    while chunk % 2 == 0 and chunk * int(np.prod(shape[1:], dtype=np.int64)) > CHUNK:
+        chunk //= 2
+    return _create(group, name, shape, np.dtype(dtype), gaps=gaps, chunk=chunk, shard=SHARD_OF_CELLS)
+
+
+def _create(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    *,
+    gaps: bool,
+    chunk: int,
+    shard: int,
+) -> zarr.Array[Any]:
     inner = tuple(max(1, n) for n in shape[1:])
-    chunk = max(1, CHUNK // int(np.prod(inner, dtype=np.int64)))
     array = group.create_array(
         name,
         shape=shape,
         dtype=dtype,
         chunks=(chunk, *inner),
-        shards=(chunk * (SHARD // CHUNK), *inner),
+        shards=(shard, *inner),
         filters=[Delta(dtype=dtype.newbyteorder("<").str)] if gaps else None,
         compressors=[
-            BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=dtype.itemsize),
+            BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=_bytes_of_element(dtype)),
             Crc32cCodec(),
         ],
         # A chunk that is missing is then always a loss, and never a run of zeros.
@@ -129,6 +161,11 @@ def create_array(
     )
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     return array
+
+
+def _bytes_of_element(dtype: np.dtype[Any]) -> int:
+    """1 for strings, which are stored in as many bytes as each has."""
+    return dtype.itemsize if dtype.kind in "biuf" else 1
 
 
 def create_raw_array(group: zarr.Group, name: str, length: int, dtype: DTypeLike) -> zarr.Array[Any]:

@@ -1,8 +1,8 @@
 """An atlas while it is being generated: a work directory ``OUT.partial`` beside the atlas ``OUT`` to be.
 
-It holds ``plan.json``, written first, and ``chunks/000017.npz``, one file a chunk. Each file is written
-under a temporary name, flushed to the disk and renamed, so that a file that is there is whole. Several
-workers, on several machines that share the file system, may write chunks at once. `loaders.assembly`
+It holds ``plan.json``, written first, and ``chunks/0000/000017-....safetensors``, one file a chunk. Each file
+is written under a temporary name, flushed to the disk and renamed, so that a file that is there is whole.
+Several workers, on several machines that share the file system, may write chunks at once. `loaders.assembly`
 makes the atlas of the chunks and removes the directory.
 """
 
@@ -10,51 +10,20 @@ import fcntl
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
-from cfgen_scale.types import AtlasSchema, GeneratedCells, Modality
+from cfgen_scale.types import AtlasSchema, GeneratedCells, IntArray
 
-from .layout import narrowest_unsigned
+from .aside import NO_ROOM
+from .chunk_files import SUFFIX, ChunkSize, ChunkTable, encode_chunk, folder_of
 
 PLAN_FILE, LOCK_FILE, CHUNKS, ASIDE = "plan.json", "lock", "chunks", ".aside"
-
-
-@dataclass(frozen=True)
-class ChunkFile:
-    """One chunk read back: B cells of one group of the request.
-
-    data, indices (nnz,) narrow and unsigned, indptr (B + 1,) int64: the CSR counts, to be widened before
-    scipy sees them; labels (B, K) int64, -1 = untold; log_size_factor (B, S) float32; latent (B, D) float32.
-    """
-
-    group: int
-    data: NDArray[Any]
-    indices: NDArray[Any]
-    indptr: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    log_size_factor: NDArray[np.float32]
-    latent: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class ChunkSize:
-    """What the atlas must know of a chunk before any is copied.
-
-    cells B; nnz, its non-zeros; largest, its largest count; latent, the dimensions D.
-    """
-
-    cells: int
-    nnz: int
-    largest: int
-    latent: int
 
 
 @dataclass(frozen=True)
@@ -93,7 +62,7 @@ class PartialAtlas:
 
         Raises RuntimeError if another process generates into it.
         """
-        (self.path / CHUNKS).mkdir(parents=True, exist_ok=True)
+        self._chunks.mkdir(parents=True, exist_ok=True)
         with open(self.path / LOCK_FILE, "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,74 +74,96 @@ class PartialAtlas:
 
     def begin(self, plan: dict[str, Any]) -> None:
         """Write the plan, which comes before any chunk."""
-        text = json.dumps(plan, indent=1, sort_keys=True).encode()
-        _write_aside(self.path / PLAN_FILE, lambda file: file.write(text))
-
-    def chunk_path(self, index: int) -> Path:
-        """The file of a chunk."""
-        return self.path / CHUNKS / f"{index:06d}.npz"
-
-    def has_chunk(self, index: int) -> bool:
-        """Whether a chunk is there, and therefore whole."""
-        return self.chunk_path(index).is_file()
+        with room_for(self.path):
+            write_aside(self.path / PLAN_FILE, json.dumps(plan, indent=1, sort_keys=True).encode())
 
     def write_chunk(self, index: int, cells: GeneratedCells, schema: AtlasSchema, *, group: int) -> None:
-        """Write the cells of one chunk; raises ValueError if they do not fit the schema."""
-        counts = _checked(cells, schema)
-        largest = int(counts.data.max(initial=0))
-        size = [counts.shape[0], counts.nnz, largest, cells.latent.shape[1]]
-        arrays = {
-            "size": np.array(size, dtype=np.int64),
-            "group": np.array(group, dtype=np.int64),
-            "data": counts.data.astype(narrowest_unsigned(largest)),
-            "indices": counts.indices.astype(narrowest_unsigned(counts.shape[1])),
-            "indptr": counts.indptr.astype(np.int64),
-            "labels": cells.labels.astype(np.int64),
-            "log_size_factor": cells.log_size_factor.astype(np.float32),
-            "latent": cells.latent.astype(np.float32),
-        }
-        _write_aside(self.chunk_path(index), lambda file: np.savez(file, allow_pickle=False, **arrays))
+        """Write the cells of one chunk, of group ``group`` of the request; without counts, latents alone.
 
-    def chunk_size(self, index: int) -> ChunkSize:
-        """The size of a chunk, without reading its counts."""
-        with np.load(self.chunk_path(index)) as arrays:
-            return ChunkSize(*arrays["size"].tolist())
+        Raises ValueError if they do not fit the schema, OSError if the disk is full.
+        """
+        size, content = encode_chunk(index, cells, schema, group=group)
+        path = self._chunks / size.file
+        with room_for(self.path):
+            path.parent.mkdir(exist_ok=True)
+            write_aside(path, content)
 
-    def read_chunk(self, index: int) -> ChunkFile:
-        """A chunk as it was written."""
-        with np.load(self.chunk_path(index)) as arrays:
-            named = {name: arrays[name] for name in arrays.files if name not in ("size", "group")}
-            return ChunkFile(group=int(arrays["group"]), **named)
+    def has_chunk(self, index: int) -> bool:
+        """Whether a chunk is there, and therefore whole. To know it of many, use ``chunks_there``."""
+        return bool(self._named(index))
+
+    def chunk_file(self, index: int) -> Path:
+        """The file of a chunk. Raises FileNotFoundError if it is not there."""
+        found = self._named(index)
+        if not found:
+            raise FileNotFoundError(f"chunk {index} is not in {self._chunks}.")
+        return found[0]
+
+    def chunk_path(self, table: ChunkTable, index: int) -> Path:
+        """Where the file of a chunk of such sizes is; nothing is looked up."""
+        return self._chunks / table.file(index)
+
+    def chunks_there(self) -> IntArray:
+        """The indices of the chunks that are there, ascending."""
+        return np.sort(np.array([size.index for size in self._sizes()], dtype=np.int64))
+
+    def chunk_table(self, n_chunks: int) -> ChunkTable:
+        """The sizes of the chunks 0 to ``n_chunks``, from the names of their files.
+
+        Raises FileNotFoundError naming the first that is missing, ValueError if two do not go together.
+        """
+        sizes = {size.index: size for size in self._sizes()}
+        missing = [index for index in range(n_chunks) if index not in sizes]
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing):,} of the {n_chunks:,} chunks are missing in {self._chunks}, the first is chunk "
+                f"{missing[0]}. Run the generation again: it writes what is missing."
+            )
+        first = sizes[0]
+        for index in range(n_chunks):
+            size = sizes[index]
+            if (size.latent, len(size.nnz)) != (first.latent, len(first.nnz)):
+                raise ValueError(
+                    f"{self._chunks / size.file} and {self._chunks / first.file} are chunks of two atlases. "
+                    f"Delete {self.path} and generate again."
+                )
+        return ChunkTable.of([sizes[index] for index in range(n_chunks)])
+
+    @property
+    def _chunks(self) -> Path:
+        return self.path / CHUNKS
+
+    def _named(self, index: int) -> list[Path]:
+        return list((self._chunks / folder_of(index)).glob(f"{index:06d}-*{SUFFIX}"))
+
+    def _sizes(self) -> Iterator[ChunkSize]:
+        for folder in os.scandir(self._chunks):
+            for name in os.listdir(folder):
+                if name.endswith(SUFFIX):
+                    yield ChunkSize.of_name(name)
 
 
-def one_modality(schema: AtlasSchema) -> Modality:
-    """The only modality of a schema. Raises ValueError if there are more: an atlas is written of one."""
-    if len(schema.modalities) != 1:
-        names = ", ".join(m.name for m in schema.modalities)
-        raise ValueError(
-            f"a generated atlas holds one modality; the model has {len(schema.modalities)}: {names}."
-        )
-    return schema.modalities[0]
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """A full disk becomes one line that says that the work done is kept in ``path``, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise OSError(
+            error.errno,
+            f"{os.strerror(error.errno)}: {path} cannot grow. What was generated is kept in it: make room and "
+            f"run the same again, which goes on from there",
+        ) from error
 
 
-def _checked(cells: GeneratedCells, schema: AtlasSchema) -> csr_matrix:
-    """The counts as CSR with sorted indices and no stored zeros."""
-    n_features = len(one_modality(schema).features)
-    counts = csr_matrix(cells.counts[0], copy=True)
-    if counts.shape != (len(cells.labels), n_features):
-        raise ValueError(f"counts {counts.shape} for {len(cells.labels)} cells and {n_features} features.")
-    if counts.nnz and counts.data.min() < 0:
-        raise ValueError(f"a negative count was drawn: {counts.data.min()}.")
-    counts.sum_duplicates()
-    counts.eliminate_zeros()
-    return counts
-
-
-def _write_aside(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_aside(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, flush it to the disk and rename it."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}{ASIDE}")
     try:
         with open(aside, "wb") as file:
-            write(file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)

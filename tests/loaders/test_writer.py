@@ -1,4 +1,5 @@
 import json
+import subprocess
 from pathlib import Path
 
 import anndata
@@ -9,16 +10,19 @@ from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import AtlasSchema, Covariate, GeneratedCells, Modality
 from loaders import layout
-from loaders.assembly import check_writable, finish, read_provenance
+from loaders.assembly import check_writable, read_provenance
+from loaders.chunk_files import ChunkSize, opened_chunk
 from loaders.writer import PartialAtlas
-from tests.loaders.generated import SCHEMA, cells_of, write_atlas
+from tests.loaders.generated import SCHEMA, TWO_MODALITIES, cells_of, write_atlas
 from tests.tree_bytes import tree_bytes
 
 
 def test_atlas_holds_what_the_chunks_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Shards of 256 chunks of 7: runs of whole shards begin and end inside the chunks of cells.
+    # Shards of 4 chunks of 7, and of 2 chunks of 16 cells: they begin and end inside the chunks of cells.
     monkeypatch.setattr(layout, "CHUNK", 7)
     monkeypatch.setattr(layout, "SHARD", 7 * 256)
+    monkeypatch.setattr(layout, "CHUNK_OF_CELLS", 16)
+    monkeypatch.setattr(layout, "SHARD_OF_CELLS", 32)
     chunks = [cells_of(n, seed=n) for n in (90, 1, 137, 64)]
     atlas = anndata.read_zarr(write_atlas(tmp_path / "atlas.zarr", chunks, [0, 1, 2, 3]))
     expected = np.concatenate([c.counts[0].toarray() for c in chunks])
@@ -62,10 +66,17 @@ def test_few_files_one_metadata_and_no_work_directory_are_left(tmp_path: Path) -
     assert zarr.open_group(out).metadata.zarr_format == 3
 
 
+def test_anyone_can_check_the_files(tmp_path: Path) -> None:
+    out = write_atlas(tmp_path / "atlas.zarr", [cells_of(50, seed=0)])
+    named = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
+    assert named == set(tree_bytes(out)) - {"SHA256SUMS"}
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out, check=True)
+
+
 def test_provenance_is_read_back(tmp_path: Path) -> None:
     out = write_atlas(tmp_path / "atlas.zarr", [cells_of(5, seed=0)], [0])
     found = read_provenance(out)
-    assert found["plan"] == "a plan"
+    assert found["plan"] == {"request": {"groups": [{"cells": 5}]}}
     assert AtlasSchema.from_json(found["schema"]) == SCHEMA
 
 
@@ -90,9 +101,12 @@ def test_stored_zeros_and_unsorted_indices_are_put_right(tmp_path: Path) -> None
     with partial.held():
         made = GeneratedCells((messy,), cells.labels, cells.log_size_factor, cells.latent)
         partial.write_chunk(0, made, SCHEMA, group=0)
-    chunk = partial.read_chunk(0)
-    assert (chunk.indices.tolist(), chunk.data.tolist(), chunk.indptr.tolist()) == ([2, 9], [5, 3], [0, 2, 2])
-    assert (chunk.data.dtype, chunk.indices.dtype) == (np.uint8, np.uint16)
+    path = partial.chunk_file(0)
+    assert ChunkSize.of_name(path.name) == ChunkSize(0, cells=2, latent=5, nnz=(2,), largest=(5,))
+    with opened_chunk(path) as chunk:
+        data, indices, pointers = (chunk.get_tensor(f"{name}.0") for name in ("data", "indices", "indptr"))
+    assert (indices.tolist(), data.tolist(), pointers.tolist()) == ([2, 9], [5, 3], [0, 2, 2])
+    assert (data.dtype, indices.dtype) == (np.uint8, np.uint16)
 
 
 def test_counts_that_do_not_fit_are_refused_and_leave_no_file(tmp_path: Path) -> None:
@@ -100,22 +114,19 @@ def test_counts_that_do_not_fit_are_refused_and_leave_no_file(tmp_path: Path) ->
     cells = cells_of(4, seed=0)
     negative = GeneratedCells((-cells.counts[0],), cells.labels, cells.log_size_factor, cells.latent)
     narrow = GeneratedCells((cells.counts[0][:, :9],), cells.labels, cells.log_size_factor, cells.latent)
+    two_factors = GeneratedCells(
+        cells.counts, cells.labels, np.repeat(cells.log_size_factor, 2, axis=1), cells.latent
+    )
     with partial.held():
         with pytest.raises(ValueError, match="a negative count was drawn: -9"):
             partial.write_chunk(0, negative, SCHEMA, group=0)
-        with pytest.raises(ValueError, match=r"counts \(4, 9\) for 4 cells and 300 features"):
+        with pytest.raises(ValueError, match=r"counts \(4, 9\) of 'rna' for 4 cells and 300 features"):
             partial.write_chunk(0, narrow, SCHEMA, group=0)
+        with pytest.raises(ValueError, match="counts of 1 modalities; the schema has 2"):
+            partial.write_chunk(0, two_factors, TWO_MODALITIES, group=0)
+        with pytest.raises(ValueError, match=r"log size factors \(4, 1\) for 4 cells and 2 modalities"):
+            partial.write_chunk(0, cells, TWO_MODALITIES, group=0)
         assert not partial.has_chunk(0)
-
-
-def test_a_missing_chunk_stops_the_assembly(tmp_path: Path) -> None:
-    out = tmp_path / "atlas.zarr"
-    partial = PartialAtlas.beside(out)
-    with partial.held():
-        partial.write_chunk(0, cells_of(4, seed=0), SCHEMA, group=0)
-        with pytest.raises(FileNotFoundError, match=r"000001\.npz"):
-            finish(partial, out, n_chunks=2, schema=SCHEMA, provenance={})
-    assert not out.exists()
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
@@ -133,9 +144,26 @@ def test_a_directory_that_is_not_ours_is_refused(tmp_path: Path) -> None:
         partial.read_plan()
 
 
-def test_schemas_that_cannot_be_written_are_refused() -> None:
-    atac = Modality("atac", "negative_binomial", ("peak",))
-    with pytest.raises(ValueError, match="one modality; the model has 2: rna, atac"):
-        check_writable(AtlasSchema((*SCHEMA.modalities, atac), ()))
-    with pytest.raises(ValueError, match="'size_factor' has the name of an obs column"):
-        check_writable(AtlasSchema(SCHEMA.modalities, (Covariate("size_factor", ("a",)),)))
+def test_chunks_are_counted_in_folders_of_a_thousand(tmp_path: Path) -> None:
+    partial = PartialAtlas.beside(tmp_path / "atlas.zarr")
+    with partial.held():
+        for index in (2_000, 3, 999, 1_000):
+            partial.write_chunk(index, cells_of(2, seed=index), SCHEMA, group=0)
+        assert partial.chunks_there().tolist() == [3, 999, 1_000, 2_000]
+        assert partial.has_chunk(999)
+        assert not partial.has_chunk(4)
+    folders = {path.name: len(list(path.iterdir())) for path in (partial.path / "chunks").iterdir()}
+    assert folders == {"0000": 2, "0001": 1, "0002": 1}
+
+
+@pytest.mark.parametrize("name", ["size_factor", "log_size_factor", "request_group", "_index"])
+def test_an_attribute_with_the_name_of_a_column_of_ours_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' has the name of an obs column"):
+        check_writable(AtlasSchema(SCHEMA.modalities, (Covariate(name, ("a",)),)))
+
+
+def test_names_that_would_part_folders_are_refused() -> None:
+    with pytest.raises(ValueError, match="attribute 'type/fine' has a slash"):
+        check_writable(AtlasSchema(SCHEMA.modalities, (Covariate("type/fine", ("a",)),)))
+    with pytest.raises(ValueError, match="modality 'a/b' has a slash"):
+        check_writable(AtlasSchema((Modality("a/b", "negative_binomial", ("x",)),), ()))
