@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,7 +99,7 @@ def _log_size_factors(
     names = sized(schema)
     draws = CounterDraws(seed, "generation", index)
     noise = draws.normal("size factors asked for", torch.arange(len(copied)), len(names)).numpy()
-    columns = []
+    columns: list[NDArray[np.floating[Any]]] = []
     for s, name in enumerate(names):
         if name in of_copied:
             columns.append(copied[:, of_copied.index(name)])

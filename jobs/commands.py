@@ -147,15 +147,13 @@ def _request(options: Namespace) -> "Request | LikeObs":
     if options.copy_size_factors and not options.like_obs:
         raise RequestError("--copy-size-factors goes with --like-obs, whose column it names.")
     if options.like_obs:
-        return like_obs_from_options(
-            options.like_obs, **said, copy_size_factors=options.copy_size_factors
-        )
+        return like_obs_from_options(options.like_obs, **said, copy_size_factors=options.copy_size_factors)
     if options.cells is not None:
         return request_from_options(options.cells, **said)
     for name in (name for name, values in said.items() if values):
         raise RequestError(
-            f"--{name.replace('_', '-')} goes with --cells and --like-obs. In {options.request} say it of each "
-            "group."
+            f"--{name.replace('_', '-')} goes with --cells and --like-obs. In {options.request} say it of "
+            "each group."
         )
     return read_request(options.request)
 

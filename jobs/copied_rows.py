@@ -55,13 +55,15 @@ class CopiedRows:
     file: BinaryIO
 
     def save(self, directory: Path) -> None:
-        """Write the records into ``directory``, aside and renamed, unless they are there."""
+        """Write the records into ``directory``, aside and renamed, unless they are there. Raises OSError."""
+        from loaders.writer import room_for
+
         path = directory / ROWS_FILE
         if path.exists():
             return
         aside = path.with_name(f".{ROWS_FILE}.{os.getpid()}.aside")
         self.file.seek(0)
-        with open(aside, "wb") as file:
+        with room_for(directory), open(aside, "wb") as file:
             shutil.copyfileobj(self.file, file, 2**20)
             file.flush()
             os.fsync(file.fileno())
@@ -83,8 +85,8 @@ def copied_rows(like: LikeObs, schema: "AtlasSchema", *, near: Path) -> Iterator
     covariates = [c for c in schema.covariates if c.name in columns and c.name not in fixed]
     if not covariates:
         raise RequestError(
-            f"{like.table} has no column to copy. Its columns: {', '.join(columns)}. Attributes of the model: "
-            f"{', '.join(c.name for c in schema.covariates)}. Without a table, ask for --cells."
+            f"{like.table} has no column to copy. Its columns: {', '.join(columns)}. Attributes of the "
+            f"model: {', '.join(c.name for c in schema.covariates)}. Without a table, ask for --cells."
         )
     with tempfile.TemporaryFile(dir=_existing(near)) as file:
         reading = _Reading(like.table, covariates, sizes)
@@ -95,15 +97,11 @@ def copied_rows(like: LikeObs, schema: "AtlasSchema", *, near: Path) -> Iterator
         reading.require_understood()
         attributes = tuple(c.name for c in covariates)
         copied = Copied(reading.digest.hexdigest(), attributes, tuple(sizes))
-        group = Group(
-            reading.rows, like.told, like.untold, like.guidance, dict(like.size_factors), copied
-        )
+        group = Group(reading.rows, like.told, like.untold, like.guidance, dict(like.size_factors), copied)
         yield CopiedRows(Request((group,)), np.array(sorted(reading.combinations), dtype=np.int64), file)
 
 
-def read_rows(
-    directory: Path, group: Group, rows: slice
-) -> tuple["IntArray", NDArray[np.float32]]:
+def read_rows(directory: Path, group: Group, rows: slice) -> tuple["IntArray", NDArray[np.float32]]:
     """Labels (n, attributes copied) int64, -1 = untold, and log size factors (n, modalities copied)."""
     copied = group.copied
     assert copied is not None
@@ -172,8 +170,8 @@ class _Reading:
                 raise RequestError(_unknown_categories(self._table, covariate, unknown))
         for column, n in self._no_size.items():
             raise RequestError(
-                f"{self._table}: {n:,} of {self.rows:,} rows have no number above 0 in column {column!r}, from "
-                "which size factors are copied."
+                f"{self._table}: {n:,} of {self.rows:,} rows have no number above 0 in column {column!r}, "
+                "from which size factors are copied."
             )
 
 

@@ -42,7 +42,7 @@ def generate_atlas(
     workers      processes that draw cells; one thread each. 1 is this process, more are Ray actors
     use_ray      True or False to decide otherwise than by the number of workers
     chunk_cells  cells drawn at a time: a worker needs about 10 x chunk_cells x G x 4 bytes, and 0.7 GB
-    solver, steps, tolerance  of the ODE (steps: fixed-step, tolerance: adaptive); None: as the model was saved
+    solver       of the ODE, with ``steps`` if it takes fixed ones, else ``tolerance``; None: the model's own
     content      "latents": no counts, which `decode_atlas` can draw from them later
     device       cpu or cuda (a GPU for each worker)
 
@@ -159,9 +159,7 @@ def _with_ray(workers: int, use_ray: bool | None, device: str) -> bool:
     return with_ray
 
 
-def _ode(
-    model: "CFGen", solver: str | None, steps: int | None, tolerance: float | None
-) -> "OdeConfig":
+def _ode(model: "CFGen", solver: str | None, steps: int | None, tolerance: float | None) -> "OdeConfig":
     from cfgen_scale.ode import FIXED_STEP
 
     chosen = solver or model.config.ode.solver
@@ -170,9 +168,7 @@ def _ode(
             f"{chosen} chooses its own steps; {steps} steps go with {' or '.join(FIXED_STEP)}. Leave one out."
         )
     if tolerance is not None and chosen in FIXED_STEP:
-        raise ValueError(
-            f"{chosen} takes fixed steps; a tolerance goes with dopri5 or tsit5. Leave one out."
-        )
+        raise ValueError(f"{chosen} takes fixed steps; a tolerance goes with dopri5 or tsit5. Leave one out.")
     changes: dict[str, Any] = {"solver": solver, "steps": steps, "tolerance": tolerance}
     return replace(model.config.ode, **{name: v for name, v in changes.items() if v is not None})
 

@@ -110,7 +110,7 @@ class Request:
 
 
 def sized(schema: "AtlasSchema") -> list[str]:
-    """The modalities that have size factors, in the order of the columns of (B, S): all but binarised ones."""
+    """The modalities that have size factors, in the order of (B, S): all but binarised ones."""
     return [m.name for m in schema.modalities if m.likelihood != "bernoulli"]
 
 

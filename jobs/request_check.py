@@ -80,8 +80,8 @@ def _check_size_factor(size: SizeFactor, what: str) -> None:
         )
     if size.log_mean > LARGEST_LOG_SIZE:
         raise RequestError(
-            f"{what} has log_mean {size.log_mean:g}, more than e^{LARGEST_LOG_SIZE:g} counts a cell. log_mean "
-            "is the natural logarithm of a number of counts; without log_, give the number itself."
+            f"{what} has log_mean {size.log_mean:g}, more than e^{LARGEST_LOG_SIZE:g} counts a cell. "
+            "log_mean is the natural logarithm of a number of counts; without log_, give the number itself."
         )
 
 

@@ -1,10 +1,10 @@
 """Size factors as users write them: a number of counts, or a log-normal distribution; of each modality.
 
-    size_factor: 5000                          YAML, in a group
-    size_factor: {log_mean: 8.5, log_sd: 0.4}
-    size_factor: {rna: 5000, protein: {log_mean: 6, log_sd: 0.2}}
-    size_factor,size_factor:log_mean,size_factor:rna,size_factor:rna:log_sd        columns of CSV
-    --size-factor 5000, --size-factor rna=5000                                     options
+size_factor: 5000                          YAML, in a group
+size_factor: {log_mean: 8.5, log_sd: 0.4}
+size_factor: {rna: 5000, protein: {log_mean: 6, log_sd: 0.2}}
+size_factor,size_factor:log_mean,size_factor:rna,size_factor:rna:log_sd        columns of CSV
+--size-factor 5000, --size-factor rna=5000                                     options
 """
 
 import math

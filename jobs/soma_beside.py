@@ -1,4 +1,4 @@
-"""The TileDB-SOMA experiment of a generated atlas, which lies beside it: ``atlas.soma`` for ``atlas.zarr``."""
+"""The TileDB-SOMA experiment of a generated atlas lies beside it: ``atlas.soma`` for ``atlas.zarr``."""
 
 from pathlib import Path
 

@@ -4,8 +4,8 @@
     python -m tests.benchmarks.measure_generation reference --model DIR --out ATLAS --cells 20000 --workers 2
 
 Imports, compilation and the start of the Ray cluster come before the clock, as does the reference's model.
-Ours is `generate_atlas`, the start of its actors included; ``seconds_after_start`` begins with the first chunk
-that is there. The reference computes with as many threads as ours has workers.
+Ours is `generate_atlas`, the start of its actors included; ``seconds_after_start`` begins with the first
+chunk that is there. The reference computes with as many threads as ours has workers.
 """
 
 import argparse
@@ -63,11 +63,14 @@ class Watcher:
         while not self._over.wait(PAUSE_SECONDS):
             held = [anonymous(process) for process in [me, *me.children(recursive=True)]]
             self.tree, self.largest = max(self.tree, sum(held)), max(self.largest, *held)
-            if not self.last_chunk and self._partial.path.is_dir():
-                there = len(self._partial.chunks_there())
-                now = time.perf_counter()
-                self.first_chunk = self.first_chunk or (now if there else 0.0)
-                self.last_chunk = now if there == self._n_chunks else 0.0
+            if not self.last_chunk:
+                with suppress(FileNotFoundError):  # not begun, or finished while we look
+                    self._look(len(self._partial.chunks_there()))
+
+    def _look(self, chunks: int) -> None:
+        now = time.perf_counter()
+        self.first_chunk = self.first_chunk or (now if chunks else 0.0)
+        self.last_chunk = now if chunks == self._n_chunks else 0.0
 
 
 def anonymous(process: psutil.Process) -> int:

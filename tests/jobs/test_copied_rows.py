@@ -90,9 +90,7 @@ def test_attributes_without_a_column_are_drawn_given_those_copied(model_path: Pa
     """Chi-square of the donors of each type; 1 degree of freedom each for B and T, 0.1 % level."""
     types = np.repeat(["B", "NK", "T"], 1000)
     path = written(table(cell_type=np.random.default_rng(0).permutation(types)), tmp_path / "obs.csv")
-    obs = anndata.read_zarr(
-        generate(model_path, tmp_path / "atlas.zarr", LikeObs(path), chunk_cells=100)
-    ).obs
+    obs = anndata.read_zarr(generate(model_path, tmp_path / "atlas.zarr", LikeObs(path), chunk_cells=100)).obs
     assert (obs.loc[obs["cell_type"] == "NK", "donor"] == "d2").all()
     cells = dict(JOINT_LABELS)
     for code, name in ((0, "B"), (2, "T")):

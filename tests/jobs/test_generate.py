@@ -89,8 +89,9 @@ def test_drawn_attributes_follow_the_joint_distribution(model_path: Path, tmp_pa
 
 
 def test_size_factors_asked_for(model_path: Path, tmp_path: Path) -> None:
-    groups = Group(40, size_factors={"": SizeFactor(np.log(5000))}), Group(
-        400, size_factors={"rna": SizeFactor(4.0, 0.5)}
+    groups = (
+        Group(40, size_factors={"": SizeFactor(np.log(5000))}),
+        Group(400, size_factors={"rna": SizeFactor(4.0, 0.5)}),
     )
     obs = anndata.read_zarr(generate(model_path, tmp_path / "a.zarr", request=Request(groups))).obs
     np.testing.assert_allclose(obs["size_factor"][:40], 5000, rtol=1e-5)
@@ -98,7 +99,7 @@ def test_size_factors_asked_for(model_path: Path, tmp_path: Path) -> None:
     # Four standard errors of a mean and of a standard deviation of 400.
     assert abs(drawn.mean() - 4.0) < 4 * 0.5 / 20
     assert abs(drawn.std() - 0.5) < 4 * 0.5 / np.sqrt(800)
-    assert drawn.nunique() == 400
+    assert drawn.nunique() > 390  # chunks do not repeat one another
 
 
 def test_counts_follow_the_size_factors(atlas_path: Path) -> None:
@@ -257,7 +258,7 @@ def test_labels_that_never_occurred_together_cannot_be_drawn(tmp_path: Path) -> 
 def test_missing_model_and_uris_are_refused(model_path: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         generate(tmp_path / "nowhere", tmp_path / "atlas.zarr")
-    with pytest.raises(ValueError, match="not a URI"):
+    with pytest.raises(ValueError, match="not behind a URI"):
         generate(model_path, "s3://bucket/atlas.zarr")  # type: ignore[arg-type]
 
 
