@@ -98,8 +98,8 @@ def large(root: Path) -> list[Measured]:
             f"{cells:,} cells x {genes:,} genes: {one['seconds']:.0f} s, of which "
             f"{one['seconds_behind_chunks']:.0f} s of assembly ({one['cells_per_second']:,.0f} cells/s), "
             f"{one['bytes_per_cell']:.0f} bytes a cell, {one['files']} files, peak "
-            f"{one['tree_anonymous'] / 1e9:.2f} GB of all processes, {one['largest_anonymous'] / 1e9:.2f} GB of "
-            "the largest one",
+            f"{one['tree_anonymous'] / 1e9:.2f} GB of all processes and "
+            f"{one['largest_anonymous'] / 1e9:.2f} GB of the largest one",
             flush=True,
         )
     return found

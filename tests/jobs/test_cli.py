@@ -204,9 +204,7 @@ def test_what_is_drawn_and_what_is_untold_is_said_in_the_help(capsys):
     with pytest.raises(SystemExit):
         parse(["generate", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert (
-        "drawn for each cell as it occurs in the training cells together with what the cell is told" in said
-    )
+    assert "drawn for each cell as it occurs in the training cells together with what the cell" in said
 
 
 def test_latents_decoded_and_checked(model_path, tmp_path, capsys):
