@@ -22,7 +22,7 @@ STIRLING = 16.0  # counts from here on have their log-factorial by Stirling's se
 WEYL = np.uint32(0x9E3779B9)
 ROUNDS_32 = tuple(np.uint32(odd) for odd in (0xED5AD4BB, 0xAC4C1B51, 0x31848BAB))
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-LANES = 16  # partial sums of a row
+LANES = 64  # partial sums of a row
 
 ONE, HALF, UP_24 = np.float32(1.0), np.float32(0.5), np.float32(2.0**24)
 INFINITE = np.float32(np.inf)
@@ -35,7 +35,7 @@ TAYLOR = tuple(np.float32(1 / math.factorial(k)) for k in range(8))
 # ---------------------------------------------------------------------- random bits
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def first_bits(feature: Any, low: Any, high: Any) -> Any:
     """The upper 32 bits of a feature's uniform draw, keyed by the cell's 64: three rounds of multiplications,
     which vector instructions of any processor have (the constants of Wellons' "triple32")."""
@@ -47,7 +47,7 @@ def first_bits(feature: Any, low: Any, high: Any) -> Any:
     return np.uint32(x ^ (x >> np.uint32(14)))
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def number(state: Any, i: Any) -> Any:
     """64 bits: number ``i``, from 1, of the SplitMix64 that begins at ``state``."""
     x = state + np.uint64(i) * GOLDEN
@@ -56,13 +56,13 @@ def number(state: Any, i: Any) -> Any:
     return x ^ (x >> np.uint64(31))
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _uniform(first: Any, bits: Any) -> Any:
     """[0, 1) by 53 bits: 32 that are known already, and 21 more."""
     return np.float64(np.int64((np.uint64(first) << np.uint64(21)) | (bits >> np.uint64(43)))) * 2.0**-53
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _open_uniform(bits: Any) -> Any:
     """(0, 1), both ends left out."""
     return (np.float64(np.int64(bits >> np.uint64(12))) + 0.5) * 2.0**-52
@@ -71,7 +71,7 @@ def _open_uniform(bits: Any) -> Any:
 # ---------------------------------------------------------------------- one count
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _count(kind: Any, first: Any, bits: Any, mean: Any, theta: Any) -> Any:
     """The count of a mean (of Bernoulli draws: the probability), exact to the rounding of float64."""
     if kind != BERNOULLI and mean > LARGEST_INVERTED:
@@ -79,10 +79,14 @@ def _count(kind: Any, first: Any, bits: Any, mean: Any, theta: Any) -> Any:
     u = _uniform(first, bits)
     if kind == BERNOULLI:
         return 1.0 if u < mean else 0.0
-    # Bonferroni: with s = E[x (x - 1)] / 2, P(x >= 2) <= s and P(x >= 1) >= mean - s.
-    several = 0.5 * mean * (mean + (mean / theta if kind == NEGATIVE_BINOMIAL else 0.0))
-    if several <= u < mean - several:
+    # Bonferroni's inequalities: with two = E[x (x - 1)] / 2 and three = E[x (x - 1) (x - 2)] / 6,
+    # mean - two <= P(x >= 1) <= mean - two + three and P(x >= 2) <= two. They decide most without a logarithm.
+    over_theta = mean / theta if kind == NEGATIVE_BINOMIAL else 0.0
+    two = 0.5 * mean * (mean + over_theta)
+    if two <= u < mean - two:
         return 1.0
+    if u >= mean - two + two * (mean + 2.0 * over_theta) / 3.0:
+        return 0.0
     if kind == POISSON:
         return _inverted(u, -mean, mean, 0.0)
     log_zero = -theta * math.log1p(mean / theta)
@@ -90,7 +94,7 @@ def _count(kind: Any, first: Any, bits: Any, mean: Any, theta: Any) -> Any:
     return _inverted(u, log_zero, theta * p, p)
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _inverted(u: Any, log_zero: Any, a: Any, b: Any) -> Any:
     """The count into whose share u falls, the largest counts next to u = 0. p(k) / p(k - 1) is
     (a + b (k - 1)) / k (Panjer 1981), at last b < 1."""
@@ -111,7 +115,7 @@ def _inverted(u: Any, log_zero: Any, a: Any, b: Any) -> Any:
     return count
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _by_rejection(kind: Any, state: Any, mean: Any, theta: Any) -> Any:
     """A Poisson draw, whose rate is Gamma(theta, mean / theta) if the count is negative binomial."""
     rate = mean
@@ -120,7 +124,7 @@ def _by_rejection(kind: Any, state: Any, mean: Any, theta: Any) -> Any:
     return min(_poisson(state, min(rate, LARGEST_COUNT)), LARGEST_COUNT)
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _gamma_rate(state: Any, mean: Any, theta: Any) -> Any:
     """A Gamma(theta, mean / theta) draw (Marsaglia and Tsang 2000, doi:10.1145/358407.358414), and where the
     random bits go on. Below 1 the shape is raised by one, and the draw multiplied by U^(1 / theta)."""
@@ -131,7 +135,8 @@ def _gamma_rate(state: Any, mean: Any, theta: Any) -> Any:
         x = radius * math.cos(2.0 * math.pi * _open_uniform(number(state, 2)))
         log_u = math.log(_open_uniform(number(state, 3)))
         state += np.uint64(3) * GOLDEN
-        v = (1.0 + c * x) ** 3
+        v = 1.0 + c * x
+        v = v * v * v
         if v > 0.0 and log_u < 0.5 * x * x + d - d * v + d * math.log(v):
             break
     log_rate = math.log(d * v) + math.log(mean / theta)
@@ -141,7 +146,7 @@ def _gamma_rate(state: Any, mean: Any, theta: Any) -> Any:
     return math.exp(log_rate), state
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _poisson(state: Any, rate: Any) -> Any:
     """Transformed rejection with squeeze (Hoermann 1993, doi:10.1016/0167-6687(93)90997-4: PTRS)."""
     if rate < LEAST_PTRS:
@@ -155,7 +160,7 @@ def _poisson(state: Any, rate: Any) -> Any:
         v = _open_uniform(number(state, 2))
         state += np.uint64(2) * GOLDEN
         width = 0.5 - abs(u)
-        count = math.floor((2.0 * a / width + b) * u + rate + 0.43)
+        count = np.floor((2.0 * a / width + b) * u + rate + 0.43)
         if width >= 0.07 and v <= v_sure:
             return count
         if count < 0.0 or (width < 0.013 and v > width):
@@ -164,10 +169,9 @@ def _poisson(state: Any, rate: Any) -> Any:
             return count
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _log_poisson(count: Any, rate: Any) -> Any:
-    """log p(count). Large terms that nearly cancel are taken together, since rate * log(rate) alone would leave
-    no digits."""
+    """log p(count). Large terms that nearly cancel are taken together, or few digits would be left."""
     if count < STIRLING:
         return count * math.log(rate) - rate - math.lgamma(count + 1.0)
     x = (count - rate) / rate
@@ -181,11 +185,11 @@ def _log_poisson(count: Any, rate: Any) -> Any:
 # ---------------------------------------------------------------------- means of a row
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _exp(x: Any) -> Any:
     """exp of a float32 that is at most 0, to 2e-7 of itself; below -87 it is exp(-87) = 1.6e-38."""
     x = x if x > LOWEST else LOWEST
-    n = np.float32(math.floor(x * PER_LN2 + HALF))
+    n = np.floor(x * PER_LN2 + HALF)
     rest = (x - n * LN2_HIGH) - n * LN2_LOW
     y = TAYLOR[7]
     for k in range(6, -1, -1):
@@ -193,7 +197,7 @@ def _exp(x: Any) -> Any:
     return y * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def shares(product: Any, bias: Any, out: Any) -> Any:
     """out = exp(x - max x) of x = product + bias (G,); returns its sum, by which it is softmax(x), or NaN if
     an x is not finite."""
@@ -210,7 +214,7 @@ def shares(product: Any, bias: Any, out: Any) -> Any:
     return _sum(out)
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _largest(x: Any) -> Any:
     lanes = np.full(LANES, -INFINITE, np.float32)
     whole = len(x) - len(x) % LANES
@@ -223,7 +227,7 @@ def _largest(x: Any) -> Any:
     return lanes.max()
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _sum(x: Any) -> Any:
     lanes = np.zeros(LANES, np.float32)
     whole = len(x) - len(x) % LANES
@@ -238,7 +242,7 @@ def _sum(x: Any) -> Any:
     return total
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def probabilities(product: Any, bias: Any, out: Any) -> Any:
     """out = sigmoid(product + bias) (G,); returns the factor 1, or NaN if a sum is not finite."""
     wrong = 0
@@ -253,7 +257,7 @@ def probabilities(product: Any, bias: Any, out: Any) -> Any:
 # ---------------------------------------------------------------------- rows
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _mark(mean: Any, scale: Any, most: Any, low: Any, high: Any, marks: Any) -> Any:
     """marks[g] = 1 where the count may be above 0; returns how many means are not in 0 .. ``most``.
 
@@ -267,7 +271,7 @@ def _mark(mean: Any, scale: Any, most: Any, low: Any, high: Any, marks: Any) -> 
     return wrong
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _draw_row(
     kind: Any, mean: Any, scale: Any, theta: Any, key: Any, marks: Any, indices: Any, data: Any
 ) -> Any:
@@ -293,7 +297,7 @@ def _draw_row(
     return n
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def draw_means(
     kind: Any, means: Any, theta: Any, levels: Any, keys: Any, indptr: Any, indices: Any, data: Any
 ) -> Any:
@@ -309,7 +313,7 @@ def draw_means(
     return -1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def draw_products(
     kind: Any,
     products: Any,

@@ -1,8 +1,8 @@
 """The decoder's last layer and the drawing of counts as one: latents' last hidden units to CSR.
 
 The dense matrices (B, G) of a batch are larger than the caches. So a few rows at a time are multiplied into
-the same memory, and one compiled pass over each row, which then lies in the second cache, adds the bias, takes
-the softmax and draws. To compare log u with log mu would not save the exponentials: the sum needs all of them.
+the same memory, and one compiled pass over each row, which then lies in the second cache, adds the bias,
+takes the softmax and draws. To compare log u with log mu would save no exponential: their sum is needed.
 """
 
 import numpy as np

@@ -158,7 +158,8 @@ def _gamma_rates(
         x = radius * (2 * math.pi * _open_uniform(_number(of_at, 2))).cos()
         log_u = _open_uniform(_number(of_at, 3)).log()
         state[at] += signed(3 * GOLDEN % 2**64)
-        v = (1 + x / (9 * d_at).sqrt()) ** 3
+        v = 1 + x / (9 * d_at).sqrt()
+        v = v * v * v
         log_v = v.clamp(min=1e-300).log()
         taken = (v > 0) & (log_u < 0.5 * x * x + d_at - d_at * v + d_at * log_v)
         log_gamma[at[taken]] = (d_at * v)[taken].log()

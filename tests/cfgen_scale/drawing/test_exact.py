@@ -34,13 +34,15 @@ def p_value(counts, distribution):
 
 
 def nbinom(mean, theta):
+    """Of the mean as it is drawn, in float32."""
+    mean = float(np.float32(mean))
     return stats.nbinom(theta, theta / (theta + mean))
 
 
 def test_negative_binomials_follow_the_pmf(draw):
     """The grid, of 1,000,000 draws each, is one test: the smallest p-value against its Bonferroni bound."""
     found = {
-        (mean, theta): p_value(draw(mean, theta, index=i * 100 + j), nbinom(np.float32(mean), theta))
+        (mean, theta): p_value(draw(mean, theta, index=i * 100 + j), nbinom(mean, theta))
         for i, mean in enumerate(MEANS)
         for j, theta in enumerate(THETAS)
     }
@@ -55,13 +57,13 @@ def test_the_same_test_notices_small_mistakes(draw, mean):
     counts = draw(mean, 1.0)
     assert p_value(counts, nbinom(1.02 * mean, 1.0)) < 1e-6
     assert p_value(counts, nbinom(mean, 1.05)) < 1e-3
-    assert p_value(counts, nbinom(np.float32(mean), 1.0)) > 1e-3
+    assert p_value(counts, nbinom(mean, 1.0)) > 1e-3
 
 
 def test_poissons_follow_the_pmf(draw):
     means = [1e-4, 1e-2, 0.3, 2.0, 9.0, 15.9, 16.1, 40.0, 1e3, 1e4]
     found = [
-        p_value(draw(mean, kind="poisson", index=i), stats.poisson(np.float32(mean)))
+        p_value(draw(mean, kind="poisson", index=i), stats.poisson(float(np.float32(mean))))
         for i, mean in enumerate(means)
     ]
     assert min(found) > 0.01 / len(means), found
@@ -78,16 +80,14 @@ def test_bernoullis_have_their_probabilities(draw):
 @pytest.mark.parametrize("theta", [1e-3, 1e-2, 0.2, 1.0, 10.0, 1e4])
 @pytest.mark.parametrize("mean", [1e-4, 0.05, 1.0, 16.0])
 def test_inversion_is_the_quantile_function_far_into_the_tail(mean, theta):
-    """For a uniform draw u it is the least k with P(x > k) <= u, down to u = 1e-12."""
+    """For a uniform draw u it is the least k with P(x > k) <= u, to 1e-14 of probability."""
     exact = nbinom(mean, theta)
     p = mean / (mean + theta)
     u = np.concatenate([np.linspace(0.001, 0.999, 301), np.logspace(-12, -3, 200)])
     counts = [compiled._inverted(v, -theta * np.log1p(mean / theta), theta * p, p) for v in u]
-    assert (exact.sf(counts) <= u * (1 + 1e-3)).all()
+    assert (exact.sf(counts) <= u * (1 + 1e-9) + 1e-14).all()
     above = np.array(counts) > 0
-    assert (exact.sf(np.array(counts)[above] - 1) > u[above] * (1 - 1e-3)).all()
-    middle = (u > 1e-6) & above
-    assert (exact.sf(np.array(counts)[middle] - 1) > u[middle] * (1 - 1e-9)).all()
+    assert (exact.sf(np.array(counts)[above] - 1) > u[above] * (1 - 1e-9) - 1e-14).all()
 
 
 def test_one_draw_in_a_million(draw):
