@@ -89,7 +89,7 @@ class Assembly:
         Memory is a few times ``task.bytes``. Raises FileNotFoundError or ValueError naming a chunk that is
         missing or damaged, OSError if the disk is full.
         """
-        with room_for(self.partial.path), _encoding():
+        with room_for(self.partial.path), _quick_encoding():
             root = zarr.open_group(self._building, mode="r+")
             run_task(task, root, self._chunks)
             files = {file: self._described(file) for file in files_of(task, root, self._chunks)}
@@ -196,12 +196,6 @@ def finish(
     return assembly.complete(out)
 
 
-def _encoding() -> Any:
-    """zarr's fused pipeline, which spends a third of the default's time on a chunk; and chunks of zeros are
-    written too, so that one that is missing is always a loss."""
-    return zarr.config.set(
-        {
-            "codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline",
-            "array.write_empty_chunks": True,
-        }
-    )
+def _quick_encoding() -> Any:
+    """Arrays opened inside are encoded by zarr's fused pipeline: a third of the default's time a chunk."""
+    return zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"})

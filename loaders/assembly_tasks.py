@@ -8,7 +8,7 @@ chunks alone.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numcodecs.blosc
 import numpy as np
@@ -186,7 +186,8 @@ def _arrays_of_counts(schema: AtlasSchema, m: int) -> list[str]:
 
 
 def _array(root: zarr.Group, path: str) -> Any:
-    return root[path]
+    # Zeros are written too, so that a shard that is missing is always a loss. The store does not keep that.
+    return cast(zarr.Array[Any], root[path]).with_config({"write_empty_chunks": True})
 
 
 def _shard_file(root: zarr.Group, path: str, shard: int) -> str:
