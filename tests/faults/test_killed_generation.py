@@ -18,7 +18,7 @@ from tests.tree_bytes import tree_bytes
 
 CHUNKS = 5
 CHUNKS_RENAMED = 1 + CHUNKS  # the plan, the chunks
-RENAMES = CHUNKS_RENAMED + 1 + 3 + 1  # the layout, receipts of its tasks, the atlas
+RENAMES = CHUNKS_RENAMED + 1 + 2 + 1  # the layout, receipts of its two tasks, the atlas
 ROOT = Path(__file__).parents[2]
 MANY_CHUNKS = Request((Group(2000, {"cell_type": "B"}),))
 RAY_DRIVER = """
