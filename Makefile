@@ -59,11 +59,13 @@ bench-scaling: setup
 	$(BIN)/python -m tests.benchmarks.scaling
 	$(BIN)/cfgen-scale plan --measure --genes 5000
 
-# A finished Zarr of 20,000 genes, beside the reference's recipe; GENERATION_CELLS=2000 for a first look.
+# A finished Zarr of 20,000 genes, beside the reference's recipe; GENERATION_CELLS=2000 for a first look. The
+# velocity is that of a trained run of default sizes, such as tests.benchmarks.pbmc3k leaves.
 GENERATION_CELLS ?= 20000
+GENERATION_RUN ?= runs/pbmc3k/run
 
 bench-generation: setup
-	$(BIN)/python -m tests.benchmarks.generation --root runs/generation --cells $(GENERATION_CELLS)
+	$(BIN)/python -m tests.benchmarks.generation --root runs/generation --run $(GENERATION_RUN) --cells $(GENERATION_CELLS)
 
 # On a CUDA GPU; without one in small on the CPU, to see that it runs.
 bench-gpu: setup

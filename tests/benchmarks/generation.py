@@ -1,12 +1,12 @@
 """Whole generations to a finished Zarr, 20,000 genes, beside the reference's recipe, in interleaved rounds.
 
-    python -m tests.benchmarks.generation --root DIRECTORY [--cells 20000] [--rounds 3] [--out FILE]
-    python -m tests.benchmarks.generation --root DIRECTORY --large
+    python -m tests.benchmarks.generation --root DIRECTORY --run RUN [--cells 20000] [--rounds 3]
+    python -m tests.benchmarks.generation --root DIRECTORY --run RUN --large
 
 Ours with 2 workers and with 1, each against a plain loop of the reference's recipe (reference_generation.py)
 on as many threads; medians over rounds of the ratios within a round. Every measurement is a process of its
-own (measure_generation.py). Cells/s of ours count from the first chunk that is there (the start of actors,
-some seconds that do not grow with the atlas, is told beside), and of the plain loop over its whole time. Then
+own (measure_generation.py). Cells/s are those of the whole time, but with 2 workers from the first chunk that
+is there on: the start of actors, some seconds that do not grow with the atlas, is told beside. Then
 peak memory with ten times the cells, and the parts of the time on one core (generation_parts.py). --large:
 instead of all that 1,000,000 cells x 2,000 genes and 100,000 x 20,000 genes. Ends with 1 where a target is
 missed, naming it.
@@ -22,7 +22,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks import generation_parts, measure_generation
+from cfgen_scale.model import CFGen
+from tests.benchmarks import generation_parts, measure_generation, solvers
 from tests.benchmarks.random_model import save_random_model
 
 GENES = 20_000
@@ -43,9 +44,17 @@ def measure(contender: str, model: Path, root: Path, cells: int, workers: int) -
     if ran.returncode:
         raise SystemExit(f"{contender} with {cells:,} cells failed:\n{ran.stderr}")
     measured: Measured = json.loads(ran.stdout.splitlines()[-1])
-    measured["cells_per_second"] = cells / measured.get("seconds_after_start", measured["seconds"])
+    measured["cells_per_second"] = rate(measured, workers)
     measured["load"] = os.getloadavg()[0]
     return measured
+
+
+def rate(measured: Measured, workers: int) -> float:
+    """Cells a second; of several workers, from the first chunk that is there, without one chunk of each."""
+    if workers == 1 or "seconds_after_start" not in measured:
+        return float(measured["cells"] / measured["seconds"])
+    cells = measured["cells"] - workers * measured["chunk_cells"]
+    return float(cells / measured["seconds_after_start"])
 
 
 def side_by_side(model: Path, root: Path, cells: int, rounds: int) -> dict[str, Any]:
@@ -61,6 +70,16 @@ def side_by_side(model: Path, root: Path, cells: int, rounds: int) -> dict[str, 
         ratios = [one["cells_per_second"] / other["cells_per_second"] for one, other in pairs]
         both["times_reference"] = median(ratios)
     return found
+
+
+def of_fields(model: CFGen) -> str:
+    """How often each of the two evaluates the field for a cell."""
+    labels = model.draw_labels(solvers.CHUNK_CELLS, {}, (), seed=0)
+    ours, theirs = (
+        f"{solvers.name(ode)}, {solvers.evaluations(model, labels, ode)} evaluations"
+        for ode in (model.config.ode, solvers.EXACT)
+    )
+    return f"ours integrates by {ours}; the reference by {theirs}"
 
 
 def in_lines(found: dict[str, Any]) -> Iterator[str]:
@@ -87,11 +106,11 @@ NAMES = (
 )
 
 
-def large(root: Path) -> list[Measured]:
+def large(root: Path, run: Path) -> list[Measured]:
     """The two atlases that must be shown, end to end with two workers."""
     found = []
     for cells, genes in LARGE:
-        model = save_random_model(root / f"model-{genes}", genes=genes)
+        model = save_random_model(root / f"model-{genes}", run, genes=genes)
         one = measure("ours", model, root, cells, max(WORKERS))
         found.append(one)
         print(
@@ -105,9 +124,10 @@ def large(root: Path) -> list[Measured]:
     return found
 
 
-def small(root: Path, cells: int, rounds: int) -> tuple[dict[str, Any], list[str]]:
+def small(root: Path, run: Path, cells: int, rounds: int) -> tuple[dict[str, Any], list[str]]:
     """All but the large atlases: figures, and the targets that were missed."""
-    model = save_random_model(root / f"model-{GENES}", genes=GENES)
+    model = save_random_model(root / f"model-{GENES}", run, genes=GENES)
+    print(of_fields(CFGen.load(model)), flush=True)
     found = side_by_side(model, root, cells, rounds)
     print("\n".join(in_lines(found)), flush=True)
     few, many = (measure("ours", model, root, n, max(WORKERS)) for n in (cells, 10 * cells))
@@ -120,8 +140,7 @@ def small(root: Path, cells: int, rounds: int) -> tuple[dict[str, Any], list[str
         f"peak memory of {cells:,} and {10 * cells:,} cells: {of_all} GB of all processes, {of_one} GB of "
         "the largest one"
     )
-    model_of_parts = generation_parts.CFGen.load(model)
-    parts = generation_parts.measure(model_of_parts, root, max(2, min(8, cells // 2048)))
+    parts = generation_parts.measure(CFGen.load(model), root, max(2, min(8, cells // 2048)))
     print("\n".join(generation_parts.lines(parts)))
     wrong = [
         f"with {workers} {both['times_reference']:.1f} times the reference, not {TARGET:g}"
@@ -136,6 +155,7 @@ def small(root: Path, cells: int, rounds: int) -> tuple[dict[str, Any], list[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True, help="a trained run, whose velocity is taken")
     parser.add_argument("--cells", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--large", action="store_true")
@@ -144,9 +164,9 @@ def main() -> None:
     options.root.mkdir(parents=True, exist_ok=True)
     found: Any
     if options.large:
-        found, wrong = large(options.root), []
+        found, wrong = large(options.root, options.run), []
     else:
-        found, wrong = small(options.root, options.cells, options.rounds)
+        found, wrong = small(options.root, options.run, options.cells, options.rounds)
     if options.out:
         options.out.write_text(json.dumps(found, indent=1))
     if wrong:

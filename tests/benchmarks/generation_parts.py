@@ -84,10 +84,11 @@ def drawn_chunks(model: CFGen, partial: PartialAtlas, n_chunks: int) -> dict[str
     decoder = model.autoencoder.decoders[model.autoencoder.names[0]].network
     weights = [layer.weight.detach().T for layer in decoder.layers if isinstance(layer, torch.nn.Linear)]
     inputs = [torch.randn(CHUNK_CELLS, len(weight)) for weight in weights]
+    guidance = [1.0] * len(model.schema.covariates)
     for index in range(n_chunks):
         began = time.perf_counter()
         labels = model.draw_labels(CHUNK_CELLS, {}, (), seed=0, index=index)
-        latents = model.draw_latents(labels, guidance=[1.0], seed=0, index=index)
+        latents = model.draw_latents(labels, guidance=guidance, seed=0, index=index)
         drawn = time.perf_counter()
         cells = model.decode_cells(latents, seed=0, index=index)
         decoded = time.perf_counter()
@@ -143,13 +144,16 @@ def _limits(model: CFGen, root: Path, out: Path, cells: int, file_bytes: int) ->
     nonzeros = x["data"].shape[0] / cells
     peak = product_peak()
     work = Work(cells, len(model.schema.modalities[0].features), nonzeros, model.config)
+    # Fields of one attribute each, and the unconditional one, whose coefficient is 0 with one attribute.
+    attributes = len(model.schema.covariates)
+    fields = attributes + (attributes != 1)
     per_step = {"midpoint": 2, "euler": 1}[model.config.ode.solver]
     codec = nonzeros * (
         counts.itemsize / compress_rate(counts, gaps=False)
         + indices.itemsize / compress_rate(indices, gaps=True)
     )
     return {
-        "field": model.config.ode.steps * per_step * 2 * parameters(work)[1] / peak,
+        "field": fields * model.config.ode.steps * per_step * 2 * parameters(work)[1] / peak,
         "decoder": 2 * autoencoder_weights(work)[1] / peak,
         "chunk file": file_bytes / CHUNK_CELLS / disk_rate(root, file_bytes),
         "assembly": codec,

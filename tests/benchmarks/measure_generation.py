@@ -19,9 +19,9 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-import anndata
 import psutil
 import torch
+import zarr
 
 from cfgen_scale.model import CFGen
 from jobs.cluster import cluster
@@ -87,7 +87,12 @@ def timed(work: Callable[[], Any], out: Path, cells: int, chunk_cells: int) -> M
         began, busy = time.perf_counter(), time.process_time()
         work()
         ended, busy = time.perf_counter(), time.process_time() - busy
-    measured = {"cells": cells, "seconds": ended - began, "busy_seconds_here": busy}
+    measured = {
+        "cells": cells,
+        "chunk_cells": chunk_cells,
+        "seconds": ended - began,
+        "busy_seconds_here": busy,
+    }
     measured |= {"tree_anonymous": watcher.tree, "largest_anonymous": watcher.largest}
     if watcher.first_chunk and watcher.last_chunk:
         measured["seconds_to_first_chunk"] = watcher.first_chunk - began
@@ -99,7 +104,7 @@ def timed(work: Callable[[], Any], out: Path, cells: int, chunk_cells: int) -> M
 def describe(out: Path) -> Measured:
     """What was written: bytes, files, non-zeros."""
     files = [path for path in out.rglob("*") if path.is_file()]
-    shape = anndata.experimental.read_lazy(out).shape
+    shape = zarr.open_group(out, mode="r")["X"].attrs["shape"]
     size = sum(path.stat().st_size for path in files)
     return {"bytes_per_cell": size / shape[0], "files": len(files), "genes": shape[1]}
 

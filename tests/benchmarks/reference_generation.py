@@ -2,8 +2,8 @@
 
 The field is integrated by torchdyn's dopri5 at 1e-5, batch after batch; counts are decoded and drawn dense,
 a gamma rate and a Poisson count for every gene; all batches are concatenated and written as AnnData-Zarr by
-anndata. The networks are those of the model given, conditional on one attribute: where the authors' code
-evaluates the unconditional field as well and throws it away, this loop does not.
+anndata. The networks are those of the model given, guided with weight 1 by each of its attributes. Where the
+authors' code evaluates a field whose coefficient is 0 and throws it away, this loop does not.
 """
 
 from pathlib import Path
@@ -15,6 +15,8 @@ import torch
 from scipy.sparse import csr_matrix
 from torchdyn.numerics import odeint
 
+from cfgen_scale.annotate import label_columns
+from cfgen_scale.guidance import guided_field
 from cfgen_scale.model import CFGen
 from cfgen_scale.types import Condition
 
@@ -27,9 +29,7 @@ def latents(model: CFGen, condition: Condition) -> torch.Tensor:
     """(B, D) from noise, by the adaptive solver."""
     noise = torch.randn(len(condition), model.config.autoencoder.latent)
 
-    def field(t: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        return model.velocity(t.expand(len(z)), z, condition)
-
+    field = guided_field(model.velocity, condition, [1.0] * condition.labels.shape[1])
     span = torch.tensor([0.0, 1.0])
     _, path = odeint(field, noise, span, solver="dopri5", atol=TOLERANCE, rtol=TOLERANCE)
     return model.whitening.colour(path[-1])
@@ -55,11 +55,9 @@ def generate(model: CFGen, cells: int, out: Path) -> None:
         condition = Condition(labels[rows], log_sizes[rows])
         spaces.append(latents(model, condition))
         drawn.append(counts(model, spaces[-1], condition))
-    covariate = model.schema.covariates[0]
-    kinds = pd.Categorical.from_codes(labels[:, 0].numpy(), pd.Index(covariate.categories))
     atlas = anndata.AnnData(
         csr_matrix(torch.cat(drawn).numpy()),
-        obs=pd.DataFrame({covariate.name: kinds}, index=np.arange(cells).astype(str)),
+        obs=pd.DataFrame(label_columns(labels.numpy(), model.schema), index=np.arange(cells).astype(str)),
         var=pd.DataFrame(index=list(model.schema.modalities[0].features)),
         obsm={"X_cfgen": torch.cat(spaces).numpy()},
     )
