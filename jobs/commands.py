@@ -111,7 +111,6 @@ def plan(options: Namespace) -> None:
 def generate(options: Namespace) -> None:
     """Draw the cells of a request into a new atlas."""
     from .generate import generate_atlas
-    from .plan import CHUNK_CELLS
     from .soma_beside import refuse_soma, write_soma_beside
     from .tracking import resolve_model
 
@@ -124,7 +123,7 @@ def generate(options: Namespace) -> None:
         request,
         seed=options.seed,
         workers=options.workers,
-        chunk_cells=CHUNK_CELLS if options.chunk_cells is None else options.chunk_cells,
+        chunk_cells=options.chunk_cells,
         solver=options.solver,
         steps=options.steps,
         tolerance=options.tolerance,

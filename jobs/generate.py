@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .chunk_workers import AtlasWorker
 from .copied_rows import CopiedRows, LikeObs, copied_rows
-from .plan import CHUNK_CELLS, Content, Plan, make_plan
+from .plan import Content, Plan, make_plan
 from .request import Request, RequestError
 from .write_atlas import AtlasToWrite, say, write_atlas
 
@@ -25,7 +25,7 @@ def generate_atlas(
     seed: int = 0,
     workers: int = 1,
     use_ray: bool | None = None,
-    chunk_cells: int = CHUNK_CELLS,
+    chunk_cells: int | None = None,
     solver: str | None = None,
     steps: int | None = None,
     tolerance: float | None = None,
@@ -41,7 +41,7 @@ def generate_atlas(
     request      groups of cells, or a table to be copied
     workers      processes that draw cells; one thread each. 1 is this process, more are Ray actors
     use_ray      True or False to decide otherwise than by the number of workers
-    chunk_cells  cells drawn at a time: a worker needs about 10 x chunk_cells x G x 4 bytes, and 0.7 GB
+    chunk_cells  cells drawn at a time; None: 512, on a GPU 8,192, which needs 10 x chunk_cells x G x 4 bytes
     solver       of the ODE, with ``steps`` if it takes fixed ones, else ``tolerance``; None: the model's own
     content      "latents": no counts, which `decode_atlas` can draw from them later
     device       cpu or cuda (a GPU for each worker)

@@ -21,7 +21,7 @@ def generate_options(parser: ArgumentParser) -> None:
     option("--solver", help="of the flow: euler, midpoint, dopri5 or tsit5 (default: the model's)")
     option("--steps", type=int, help="of euler and midpoint (default: the model's)")
     option("--tolerance", type=float, metavar="T", help="of dopri5 and tsit5 (default: the model's)")
-    option("--chunk-cells", type=int, metavar="N", help="cells drawn at a time")
+    option("--chunk-cells", type=int, metavar="N", help="cells drawn at a time (512; on a GPU 8192)")
     option("--device", default="cpu", choices=("cpu", "cuda"), help="cuda: a GPU for each worker (cpu)")
     option(
         "--latents-only", action="store_true", help="no counts: decode draws the same ones from the latents"

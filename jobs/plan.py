@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 PLAN_VERSION = 2
 # Small enough that the dense means of a chunk (512 x 20,000 float32 = 41 MB) stay near the caches of a CPU
-# and that a few thousand cells already occupy several workers.
-CHUNK_CELLS = 512
+# and that a few thousand cells already occupy several workers; on a GPU large enough to occupy it.
+CHUNK_CELLS = {"cpu": 512, "cuda": 8_192}
 Content = Literal["counts", "latents"]
 
 
@@ -121,15 +121,17 @@ def make_plan(
     model_digest: str,
     ode: "OdeConfig",
     seed: int = 0,
-    chunk_cells: int = CHUNK_CELLS,
+    chunk_cells: int | None = None,
     device: str = "cpu",
     content: Content = "counts",
 ) -> Plan:
     """The plan of a request, checked against the schema.
 
-    Raises RequestError or SchemaError (see ``check_request``) before anything is planned.
+    ``chunk_cells`` is by default that of the device. Raises RequestError or SchemaError (see
+    ``check_request``) before anything is planned.
     """
     check_request(request, schema)
+    chunk_cells = CHUNK_CELLS[device] if chunk_cells is None else chunk_cells
     if chunk_cells < 1:
         raise RequestError(f"chunk_cells must be at least 1, not {chunk_cells}.")
     groups = tuple(group.with_modalities(schema) for group in request.groups)

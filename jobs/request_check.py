@@ -59,7 +59,10 @@ def _check_attributes(group: Group, schema: "AtlasSchema", where: str) -> None:
 
 
 def _check_size_factors(group: Group, schema: "AtlasSchema", where: str) -> None:
-    given = with_modalities(group.size_factors, schema)
+    try:
+        given = with_modalities(group.size_factors, schema)
+    except RequestError as error:
+        raise RequestError(f"{where}: {error}") from None
     copied = group.copied.size_factors if group.copied else ()
     for name, size in given.items():
         if name in copied:

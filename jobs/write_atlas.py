@@ -97,7 +97,8 @@ def write_atlas(
         partial.begin(atlas.provenance)
         before(partial.path)
         with crew_of(worker, workers=ray_workers) as crew:
-            _write_missing(crew, plan, partial, progress)
+            what = "decoding" if worker.latents else "generating"
+            _write_missing(crew, plan, partial, what, progress)
             assembly = Assembly.of(
                 partial,
                 n_chunks=plan.n_chunks,
@@ -109,17 +110,19 @@ def write_atlas(
         return Path(assembly.complete(atlas.out))
 
 
-def _write_missing(crew: Crew, plan: Plan, partial: "PartialAtlas", progress: bool) -> None:
+def _write_missing(
+    crew: Crew, plan: Plan, partial: "PartialAtlas", what: str, progress: bool
+) -> None:
     import numpy as np
 
     there = np.zeros(plan.n_chunks, dtype=bool)
     there[partial.chunks_there()] = True
     done = sum(chunk.cells for chunk in plan.chunks() if there[chunk.index])
     if done:
-        say(f"{done:,} of {plan.n_cells:,} cells were generated before.", progress)
+        say(f"{done:,} of {plan.n_cells:,} cells are there already.", progress)
     missing: Iterator[Chunk] = (chunk for chunk in plan.chunks() if not there[chunk.index])
     receipts = crew.run("write", missing)
-    _follow(receipts, "generating", plan.n_cells, progress, done=done, whole=plan.n_cells)
+    _follow(receipts, what, plan.n_cells, progress, done=done, whole=plan.n_cells)
 
 
 def _assemble_missing(crew: Crew, plan: Plan, assembly: Any, progress: bool) -> None:

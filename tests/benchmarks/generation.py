@@ -74,7 +74,7 @@ def side_by_side(model: Path, root: Path, cells: int, rounds: int) -> dict[str, 
 
 def of_fields(model: CFGen) -> str:
     """How often each of the two evaluates the field for a cell."""
-    labels = model.draw_labels(solvers.CHUNK_CELLS, {}, (), seed=0)
+    labels = model.draw_labels(solvers.AT_ONCE, {}, (), seed=0)
     ours, theirs = (
         f"{solvers.name(ode)}, {solvers.evaluations(model, labels, ode)} evaluations"
         for ode in (model.config.ode, solvers.EXACT)

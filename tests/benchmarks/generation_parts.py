@@ -36,6 +36,7 @@ from loaders.writer import PartialAtlas
 from tests.benchmarks.measure_training import SQUARE, machine
 
 REPEATS = 5
+AT_ONCE = CHUNK_CELLS["cpu"]
 PARTS = ("field", "decoder", "drawing", "chunk file", "assembly")
 
 
@@ -83,11 +84,11 @@ def drawn_chunks(model: CFGen, partial: PartialAtlas, n_chunks: int) -> dict[str
     seconds: dict[str, list[float]] = {part: [] for part in PARTS[:-1]}
     decoder = model.autoencoder.decoders[model.autoencoder.names[0]].network
     weights = [layer.weight.detach().T for layer in decoder.layers if isinstance(layer, torch.nn.Linear)]
-    inputs = [torch.randn(CHUNK_CELLS, len(weight)) for weight in weights]
+    inputs = [torch.randn(AT_ONCE, len(weight)) for weight in weights]
     guidance = [1.0] * len(model.schema.covariates)
     for index in range(n_chunks):
         began = time.perf_counter()
-        labels = model.draw_labels(CHUNK_CELLS, {}, (), seed=0, index=index)
+        labels = model.draw_labels(AT_ONCE, {}, (), seed=0, index=index)
         latents = model.draw_latents(labels, guidance=guidance, seed=0, index=index)
         drawn = time.perf_counter()
         cells = model.decode_cells(latents, seed=0, index=index)
@@ -116,8 +117,8 @@ def measure(model: CFGen, root: Path, n_chunks: int) -> dict[str, Any]:
         assembly = Assembly.of(partial, n_chunks=n_chunks, schema=model.schema, provenance={})
         assembling = seconds_of(lambda: [assembly.run(task) for task in assembly.tasks()])
         assembly.complete(out)
-    cells = n_chunks * CHUNK_CELLS
-    per_cell = {part: median(values) / CHUNK_CELLS for part, values in seconds.items()}
+    cells = n_chunks * AT_ONCE
+    per_cell = {part: median(values) / AT_ONCE for part, values in seconds.items()}
     per_cell["assembly"] = assembling / cells
     limits = _limits(model, root, out, cells, int(file_bytes))
     shutil.rmtree(out)
@@ -155,7 +156,7 @@ def _limits(model: CFGen, root: Path, out: Path, cells: int, file_bytes: int) ->
     return {
         "field": fields * model.config.ode.steps * per_step * 2 * parameters(work)[1] / peak,
         "decoder": 2 * autoencoder_weights(work)[1] / peak,
-        "chunk file": file_bytes / CHUNK_CELLS / disk_rate(root, file_bytes),
+        "chunk file": file_bytes / AT_ONCE / disk_rate(root, file_bytes),
         "assembly": codec,
     }
 

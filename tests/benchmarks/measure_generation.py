@@ -148,9 +148,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="removed afterwards")
     parser.add_argument("--cells", type=int, required=True)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--chunk-cells", type=int, default=CHUNK_CELLS)
+    parser.add_argument("--chunk-cells", type=int)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args()
+    options.chunk_cells = options.chunk_cells or CHUNK_CELLS[options.device]
     shutil.rmtree(options.out, ignore_errors=True)
     shutil.rmtree(PartialAtlas.beside(options.out).path, ignore_errors=True)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")

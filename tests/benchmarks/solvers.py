@@ -31,6 +31,7 @@ from jobs.evaluate import real_cells
 from jobs.plan import CHUNK_CELLS
 from tests.benchmarks.measure_training import machine
 
+AT_ONCE = CHUNK_CELLS["cpu"]
 EXACT = OdeConfig("dopri5", tolerance=1e-5)
 SOLVERS = (
     *(OdeConfig("euler", steps=n) for n in (10, 20, 50, 100)),
@@ -48,8 +49,8 @@ def name(ode: OdeConfig) -> str:
 def chunks_of(model: CFGen, cells: int, seed: int) -> Chunks:
     """Index and labels of each chunk, as they occur together."""
     return [
-        (index, model.draw_labels(min(CHUNK_CELLS, cells - first), {}, (), seed=seed, index=index))
-        for index, first in enumerate(range(0, cells, CHUNK_CELLS))
+        (index, model.draw_labels(min(AT_ONCE, cells - first), {}, (), seed=seed, index=index))
+        for index, first in enumerate(range(0, cells, AT_ONCE))
     ]
 
 
@@ -157,7 +158,7 @@ def main() -> None:
     real = real_cells(options.data, options.train, options.test)
     print(HEAD, flush=True)
     found = quality(model, real, options.label, options.cells, options.seeds)
-    for solver, rate in rates(model, min(options.cells, 2 * CHUNK_CELLS), options.rounds).items():
+    for solver, rate in rates(model, min(options.cells, 2 * AT_ONCE), options.rounds).items():
         found[solver] |= rate
     print(f"\n{machine()}, one thread\n{HEAD}{'latents/s':>13}{'cells/s':>11}")
     print("\n".join(line(solver, one) for solver, one in found.items()))
