@@ -69,6 +69,7 @@ class Decoder(nn.Module):
         log_size_factor = counts.totals().log()
         return negative_binomial_log_prob(counts, self.network(z), log_size_factor, log_theta, rows)
 
+    @torch.no_grad()
     def sample(
         self,
         z: torch.Tensor,
@@ -83,6 +84,7 @@ class Decoder(nn.Module):
         *body, last = self.network.layers
         for layer in body:
             z = layer(z)
+        assert isinstance(last, nn.Linear)
         return draw_decoded(z, last, log_size_factor, keys, distribution)
 
     def theta_table(self, levels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -41,6 +41,5 @@ DEVICES = {
 
 # A host beside a GPU, 16 cores a GPU of which 12 are counted on. Measured here, of one thread: packed cells
 # read from memory 350e6 non-zeros/s (bound by the memory, so that a dozen are taken for two); negative
-# binomials drawn by PyTorch 8e6 genes/s (a compiled kernel: 96e6); blosc-zstd with shuffle 285e6 bytes/s. And
-# one NVMe disk.
-GPU_HOST = Host(nonzeros=7e8, draws=12 * 8e6, compress=12 * 285e6, disk=2 * GB)
+# binomials drawn 210e6 genes/s; blosc-zstd with shuffle 285e6 bytes/s. And one NVMe disk.
+GPU_HOST = Host(nonzeros=7e8, draws=12 * 210e6, compress=12 * 285e6, disk=2 * GB)

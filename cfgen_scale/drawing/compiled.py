@@ -80,7 +80,7 @@ def _count(kind: Any, first: Any, bits: Any, mean: Any, theta: Any) -> Any:
     if kind == BERNOULLI:
         return 1.0 if u < mean else 0.0
     # Bonferroni's inequalities: with two = E[x (x - 1)] / 2 and three = E[x (x - 1) (x - 2)] / 6,
-    # mean - two <= P(x >= 1) <= mean - two + three and P(x >= 2) <= two. They decide most without a logarithm.
+    # mean - two <= P(x >= 1) <= mean - two + three and P(x >= 2) <= two; most need no logarithm.
     over_theta = mean / theta if kind == NEGATIVE_BINOMIAL else 0.0
     two = 0.5 * mean * (mean + over_theta)
     if two <= u < mean - two:
@@ -282,9 +282,9 @@ def _draw_row(
     if _mark(mean, scale, most, low, high, marks):
         return -1
     n_marked = 0
-    for g in range(len(mean)):
-        indices[np.uint64(n_marked)] = g
-        n_marked += marks[g]
+    for feature in range(len(mean)):
+        indices[np.uint64(n_marked)] = feature
+        n_marked += marks[feature]
     n = 0
     for j in range(n_marked):
         g = np.uint64(indices[j])

@@ -5,7 +5,7 @@ for many genes at once by the processor's vector instructions with 24 bits of u.
 whole u or more random bits, is taken for the few genes that may not be 0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,17 @@ class CsrParts:
 
     def __init__(self, n_features: int) -> None:
         self.n_features = n_features
-        self._lengths, self._indices, self._data = [np.zeros(1, np.int64)], [], []
-        self._room = np.empty(0, np.int32), np.empty(0, np.int32)
+        self._lengths: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
+        self._indices: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
+        self._data: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
+        self._room = np.empty((2, 0), np.int32)
 
     def draw(self, kernel: Callable[..., int], n_cells: int, distribution: Distribution) -> None:
         """Let ``kernel(indptr, indices, data)`` draw the next cells; it returns a row that cannot be, or -1.
 
         Raises ValueError for such a row.
         """
-        if len(self._room[0]) < n_cells * self.n_features:
+        if self._room.shape[1] < n_cells * self.n_features:
             self._room = np.empty((2, n_cells * self.n_features), np.int32)
         indptr = np.zeros(n_cells + 1, np.int64)
         indices, data = self._room
@@ -44,8 +46,7 @@ class CsrParts:
     def matrix(self) -> csr_matrix:
         """All rows: int32, the columns of each ascending, no zero stored."""
         indptr = np.cumsum(np.concatenate(self._lengths))
-        empty: Sequence[NDArray[np.int32]] = [np.empty(0, np.int32)]
-        indices, data = (np.concatenate([*empty, *parts]) for parts in (self._indices, self._data))
+        indices, data = np.concatenate(self._indices), np.concatenate(self._data)
         index_dtype = np.int32 if indptr[-1] < 2**31 else np.int64
         arrays = data, indices.astype(index_dtype, copy=False), indptr.astype(index_dtype)
         matrix = csr_matrix(arrays, shape=(len(indptr) - 1, self.n_features))

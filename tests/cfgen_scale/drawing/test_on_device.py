@@ -78,7 +78,7 @@ def last():
 
 @pytest.mark.parametrize("kind", ["negative_binomial", "poisson", "bernoulli"])
 def test_the_fused_layer_draws_what_its_means_say(kind, last, keys_of):
-    """Means of float64 from the plain formula; 300 cells are three products, the last of fewer rows."""
+    """Means of float64 from the plain formula; 300 cells are two products, the second of fewer rows."""
     hidden = 3 * torch.randn(CELLS, 32, generator=torch.Generator().manual_seed(1))
     log_l = torch.linspace(3, 12, CELLS)
     logits = hidden.double() @ last.weight.double().T + last.bias.double()
