@@ -28,8 +28,8 @@ def written_aside(out: Path, *, to_make_room: str = OF_A_REPACK) -> Iterator[Pat
     """A directory beside ``out`` that takes its name if all goes well, and is removed if not.
 
     What a run that was killed left there is removed first. Raises RuntimeError naming the process that is
-    writing ``out``, FileExistsError if one has just finished, PermissionError, or OSError for a full disk, which
-    says ``to_make_room``.
+    writing ``out``, FileExistsError if one has just finished, PermissionError, or OSError for a full disk,
+    which says ``to_make_room``.
     """
     partial = out.with_name(f"{out.name}.partial")
     with _held(out):

@@ -164,7 +164,9 @@ class Assembly:
         for task in self._all_tasks():
             files = self._receipt(task)
             if files is None:
-                raise RuntimeError(f"the atlas in {self.partial.path} is not whole: task {task.name} is not done.")
+                raise RuntimeError(
+                    f"the atlas in {self.partial.path} is not whole: task {task.name} is not done."
+                )
             digests |= {file: described["sha256"] for file, described in files.items()}
         return digests
 
@@ -183,9 +185,7 @@ def finish(
 
     What the atlas holds: see loaders/generated_layout.py. Raises what `Assembly` raises.
     """
-    assembly = Assembly.of(
-        partial, n_chunks=n_chunks, schema=schema, provenance=provenance, content=content
-    )
+    assembly = Assembly.of(partial, n_chunks=n_chunks, schema=schema, provenance=provenance, content=content)
     tasks, total = assembly.tasks(), assembly.bytes
     done = total - sum(task.bytes for task in tasks)
     bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, desc="assembling", disable=not progress)

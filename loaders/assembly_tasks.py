@@ -1,4 +1,4 @@
-"""The tasks that make an atlas of its chunks: each writes whole shards of some arrays and reads what it needs.
+"""The tasks that make an atlas of its chunks: each writes whole shards of arrays, and reads what it must.
 
 Tasks of one atlas write different files, so that they may run at once, in any order, twice, or again after
 one was killed: Zarr renames a shard into place when it is written, and the bytes of a shard depend on the
@@ -44,7 +44,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a range of the atlas takes from one chunk: ``begin`` to ``end`` of it, put at ``at`` of the range."""
+    """What a range of the atlas takes from one chunk: ``begin`` to ``end`` of it, to be put at ``at``."""
 
     chunk: int
     begin: int
@@ -61,7 +61,7 @@ class Overlap:
 
 
 def overlaps(bounds: IntArray, begin: int, end: int) -> Iterator[Overlap]:
-    """The chunks that make the elements ``begin`` to ``end``; ``bounds`` (n + 1,) is where each chunk begins."""
+    """The chunks that make the elements ``begin`` to ``end``; ``bounds`` (n + 1,) says where each begins."""
     first = int(np.searchsorted(bounds, begin, side="right")) - 1
     for chunk in range(first, len(bounds) - 1):
         lo, hi = int(bounds[chunk]), int(bounds[chunk + 1])
@@ -81,7 +81,7 @@ class ChunkReader:
     extent: Extent
 
     def counts(self, m: int, begin: int, end: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Counts and indices (end - begin,) of those non-zeros of a modality, as narrow as they are stored."""
+        """Counts and indices (end - begin,) of those non-zeros of a modality, as narrow as in the chunks."""
         data = np.empty(end - begin, dtype=narrowest_unsigned(self.extent.largest[m]))
         indices = np.empty(end - begin, dtype=narrowest_unsigned(len(self.schema.modalities[m].features)))
         for part in overlaps(_bounds(self.table.nnz[:, m]), begin, end):
@@ -91,7 +91,7 @@ class ChunkReader:
         return data, indices
 
     def cells(self, begin: int, end: int) -> tuple[CellSlab, list[IntArray]]:
-        """Those cells, and for each modality the row pointers (end - begin + 1,), where their counts begin."""
+        """Those cells, and for each modality their row pointers (end - begin + 1,)."""
         slab = CellSlab.empty(begin, end - begin, self.schema, self.table.latent)
         n_modalities = self.table.nnz.shape[1]
         pointers = [np.empty(end - begin + 1, dtype=np.int64) for _ in range(n_modalities)]
@@ -167,7 +167,9 @@ def span(task: Task, array: Any) -> tuple[int, int]:
 def all_tasks(root: zarr.Group, schema: AtlasSchema, extent: Extent) -> Iterator[Task]:
     """All tasks of an atlas that is laid out."""
     arrays = cell_arrays(CellSlab.empty(0, 0, schema, extent.latent), schema, extent).values()
-    of_arrays = (NAME_BYTES if a.dtype == object else a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in arrays)
+    of_arrays = (
+        NAME_BYTES if a.dtype == object else a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in arrays
+    )
     a_cell = sum(of_arrays) + POINTER_BYTES * len(extent.nnz)
     yield from _tasks("cells", 0, _array(root, "obs/_index"), a_cell)
     for m in range(len(extent.nnz)):

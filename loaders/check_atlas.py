@@ -126,7 +126,9 @@ def _check_contents(
     atlas: GeneratedAtlas, asked: Sequence[int] | None, pool: ThreadPoolExecutor, progress: bool
 ) -> Iterator[Problem]:
     """What is said of the cells, and their counts, in slabs of cells."""
-    slabs = [slice(i, min(i + SHARD_OF_CELLS, atlas.n_cells)) for i in range(0, atlas.n_cells, SHARD_OF_CELLS)]
+    slabs = [
+        slice(i, min(i + SHARD_OF_CELLS, atlas.n_cells)) for i in range(0, atlas.n_cells, SHARD_OF_CELLS)
+    ]
     modalities = range(len(atlas.schema.modalities) if atlas.content == "counts" else 0)
     works: list[Callable[[], tuple[list[Problem], Any]]] = []
     for slab in slabs:
@@ -159,7 +161,8 @@ def _check_groups(found: dict[int, int], asked: Sequence[int]) -> Iterator[Probl
         if found.get(group, 0) != wanted:
             yield Problem(
                 "groups",
-                f"group {group} of the request has {found.get(group, 0):,} cells, and {wanted:,} were asked for",
+                f"group {group} of the request has {found.get(group, 0):,} cells, and {wanted:,} were asked "
+                f"for",
                 AGAIN,
             )
 

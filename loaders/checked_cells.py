@@ -1,6 +1,7 @@
 """The contents of a generated atlas against its schema: features, obs, and slabs of cells and of counts."""
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ def check_schema(atlas: GeneratedAtlas) -> Iterator[Problem]:
     """Features, obs columns and categories, and the shapes of all arrays, against the schema."""
     schema = atlas.schema
     expected = obs_frame(CellSlab.empty(0, 0, schema, 0), schema, atlas.n_cells)
-    columns = [str(name) for name in atlas.root["obs"].attrs["column-order"]]
+    columns = list(cast(list[str], atlas.root["obs"].attrs["column-order"]))
     if columns != list(expected):
         yield Problem("schema", f"obs has the columns {columns} instead of {list(expected)}", AGAIN)
         return
@@ -39,18 +40,22 @@ def check_schema(atlas: GeneratedAtlas) -> Iterator[Problem]:
     for column in [NAMES, *expected]:
         path = f"obs/{column}/codes" if column in [c.name for c in schema.covariates] else f"obs/{column}"
         yield from _shape(atlas, path, (atlas.n_cells,))
-    yield from _shape(atlas, f"obsm/{LATENT_KEY}", (atlas.n_cells, *atlas.array(f"obsm/{LATENT_KEY}").shape[1:]))
+    yield from _shape(
+        atlas, f"obsm/{LATENT_KEY}", (atlas.n_cells, *atlas.array(f"obsm/{LATENT_KEY}").shape[1:])
+    )
     for m, modality in enumerate(schema.modalities):
         if atlas.content == "counts":
             yield from _shapes_of_counts(atlas, m)
         if atlas.content == "counts" or len(schema.modalities) == 1:
             var = f"{annotations_path(schema, m, atlas.content)}/var/{NAMES}".lstrip("/")
-            yield from _same(tuple(atlas.array(var)[...]), modality.features, f"features of {modality.name!r}")
+            yield from _same(
+                tuple(atlas.array(var)[...]), modality.features, f"features of {modality.name!r}"
+            )
 
 
 def _shapes_of_counts(atlas: GeneratedAtlas, m: int) -> Iterator[Problem]:
     path, n_features = counts_path(atlas.schema, m), len(atlas.schema.modalities[m].features)
-    shape = list(atlas.root[path].attrs["shape"])
+    shape = list(cast(list[int], atlas.root[path].attrs["shape"]))
     if shape != [atlas.n_cells, n_features]:
         yield Problem("shape", f"{path} is {shape} and not {[atlas.n_cells, n_features]}", AGAIN)
     yield from _shape(atlas, f"{path}/indptr", (atlas.n_cells + 1,))
@@ -73,14 +78,14 @@ def _same(found: Sequence[str], expected: Sequence[str], what: str) -> Iterator[
     place = next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(found), len(expected)))
     yield Problem(
         "schema",
-        f"the {what} are not those of the schema: {len(found)} and {len(expected)}, the first that differs is "
-        f"number {place}",
+        f"the {what} are not those of the schema: {len(found)} and {len(expected)}, the first that differs "
+        f"is number {place}",
         AGAIN,
     )
 
 
 def check_cells(atlas: GeneratedAtlas, slab: slice) -> tuple[list[Problem], dict[int, int]]:
-    """What is said of the cells of a slab; and how many of them each group of the request has."""
+    """What is wrong with the cells of a slab; and how many of them each group has."""
     cells = atlas.read_latents(slab)
     names = np.asarray(atlas.array(f"obs/{NAMES}")[slab], dtype=object)
     wrong = {

@@ -1,4 +1,8 @@
-"""The manifest of a generated atlas: a sha256 of every file, in the form that ``sha256sum --check`` reads."""
+"""The manifest of a generated atlas: a sha256 of every file, in the form that ``sha256sum --check`` reads.
+
+It is the one file of an atlas that is not Zarr's. Zarr finds what it needs in the consolidated metadata; who
+lists the root without it is warned of an object that is not recognised.
+"""
 
 import hashlib
 import os

@@ -103,8 +103,9 @@ def encode_chunk(
 ) -> tuple[ChunkSize, bytes]:
     """The size and the content of the file of a chunk. Raises ValueError if the cells do not fit the schema.
 
-    The file holds group (1,) int32; labels (B, K) int32, -1 = untold; log_size_factor (B, S) and latent (B, D)
-    float32; and for modality m the CSR arrays data.m, indices.m, narrow and unsigned, and indptr.m int64.
+    The file holds group (1,) int32; labels (B, K) int32, -1 = untold; log_size_factor (B, S) and latent
+    (B, D) float32; and for modality m the CSR arrays data.m, indices.m, narrow and unsigned, and indptr.m
+    int64.
     """
     counts = _checked(cells, schema)
     largest = [int(matrix.data.max(initial=0)) for matrix in counts]
@@ -150,7 +151,9 @@ def _checked(cells: GeneratedCells, schema: AtlasSchema) -> list[csr_matrix]:
     if not cells.counts:
         return []
     if len(cells.counts) != len(schema.modalities):
-        raise ValueError(f"counts of {len(cells.counts)} modalities; the schema has {len(schema.modalities)}.")
+        raise ValueError(
+            f"counts of {len(cells.counts)} modalities; the schema has {len(schema.modalities)}."
+        )
     matrices = []
     for modality, drawn in zip(schema.modalities, cells.counts, strict=True):
         counts = csr_matrix(drawn, copy=True)

@@ -28,8 +28,8 @@ from .generated_layout import (
 class LatentCells:
     """B cells of an atlas before their counts: all that decoding needs, as it was drawn.
 
-    labels (B, K) int64, -1 = untold; log_size_factor (B, S), latent (B, D) float32; group and chunk (B,) int32,
-    their places in the request and the plan.
+    labels (B, K) int64, -1 = untold; log_size_factor (B, S), latent (B, D) float32; group and chunk (B,)
+    int32, their places in the request and the plan.
     """
 
     labels: IntArray

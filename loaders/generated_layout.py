@@ -77,7 +77,12 @@ def size_factor_columns(schema: AtlasSchema) -> tuple[tuple[str, str], ...]:
 
 def check_writable(schema: AtlasSchema) -> None:
     """Raise ValueError if no atlas of this schema can be written, for the names of its attributes."""
-    ours = [NAMES, *(name for pair in size_factor_columns(schema) for name in pair), GROUP_COLUMN, CHUNK_COLUMN]
+    ours = [
+        NAMES,
+        *(name for pair in size_factor_columns(schema) for name in pair),
+        GROUP_COLUMN,
+        CHUNK_COLUMN,
+    ]
     for covariate in schema.covariates:
         if covariate.name in ours:
             raise ValueError(
@@ -88,8 +93,8 @@ def check_writable(schema: AtlasSchema) -> None:
         for one in names:
             if "/" in one.name:
                 raise ValueError(
-                    f"the {what} {one.name!r} has a slash in its name, which parts folders on Zarr. Rename it in "
-                    f"the training data."
+                    f"the {what} {one.name!r} has a slash in its name, which parts folders on Zarr. Rename "
+                    f"it in the training data."
                 )
 
 
@@ -224,9 +229,7 @@ def cell_arrays(slab: CellSlab, schema: AtlasSchema, extent: Extent) -> dict[str
     """What a slab of cells puts in each array of the atlas that has an entry a cell: its path -> (B, ...)."""
     frame = obs_frame(slab, schema, extent.n_cells)
     names = frame.index.to_numpy(dtype=object)
-    arrays: dict[str, NDArray[Any]] = {
-        f"{path}/{NAMES}": names for path in obs_paths(schema, extent.content)
-    }
+    arrays: dict[str, NDArray[Any]] = {f"{path}/{NAMES}": names for path in obs_paths(schema, extent.content)}
     for column in frame:
         if isinstance(frame[column].dtype, pd.CategoricalDtype):
             arrays[f"obs/{column}/codes"] = frame[column].cat.codes.to_numpy()

@@ -120,14 +120,16 @@ def create_array(
     ``gaps=True`` stores differences of successive elements (1-d integers in long rising runs).
     """
     chunk = max(1, CHUNK // int(np.prod([max(1, n) for n in shape[1:]], dtype=np.int64)))
-    return _create(group, name, shape, np.dtype(dtype), gaps=gaps, chunk=chunk, shard=chunk * (SHARD // CHUNK))
+    return _create(
+        group, name, shape, np.dtype(dtype), gaps=gaps, chunk=chunk, shard=chunk * (SHARD // CHUNK)
+    )
 
 
 def create_of_cells(
     group: zarr.Group, name: str, *, shape: tuple[int, ...], dtype: DTypeLike, gaps: bool = False
 ) -> zarr.Array[Any]:
-    """An array with an entry a cell, numbers or strings, in shards of `SHARD_OF_CELLS` cells whatever the size
-    of an entry, so that one worker can write the same cells of all such arrays."""
+    """An array with an entry a cell, numbers or strings, in shards of `SHARD_OF_CELLS` cells whatever the
+    size of an entry, so that one worker can write the same cells of all such arrays."""
     chunk = CHUNK_OF_CELLS
     while chunk % 2 == 0 and chunk * int(np.prod(shape[1:], dtype=np.int64)) > CHUNK:
         chunk //= 2

@@ -60,8 +60,8 @@ def _said_clearly(out: Path) -> Iterator[None]:
         yield
     except tiledbsoma.SOMAError as error:
         raise OSError(
-            f"{out} could not be written: {first_line(error)} What was begun was removed; the atlas itself stays "
-            f"as it is. Run the same again when that is mended."
+            f"{out} could not be written: {first_line(error)} What was begun was removed; the atlas itself "
+            f"stays as it is. Run the same again when that is mended."
         ) from error
 
 
@@ -98,7 +98,9 @@ def _obs_of(source: GeneratedAtlas, begin: int, end: int) -> pd.DataFrame:
     return frame
 
 
-def _add_frame(parent: Any, name: str, n_rows: int, slabs: Iterator[pd.DataFrame] | list[pd.DataFrame]) -> None:
+def _add_frame(
+    parent: Any, name: str, n_rows: int, slabs: Iterator[pd.DataFrame] | list[pd.DataFrame]
+) -> None:
     """A SOMADataFrame of ``n_rows`` rows that come in slabs."""
     import tiledbsoma
 
@@ -121,7 +123,7 @@ def _arrow(frame: pd.DataFrame, first: int) -> Any:
     import pyarrow as pa
 
     columns = {JOINID: pa.array(np.arange(first, first + len(frame), dtype=np.int64))}
-    for name in frame:
+    for name in map(str, frame):
         column = frame[name]
         if isinstance(column.dtype, pd.CategoricalDtype):
             codes = column.cat.codes.to_numpy().astype(np.int32)

@@ -116,8 +116,8 @@ class PartialAtlas:
         missing = [index for index in range(n_chunks) if index not in sizes]
         if missing:
             raise FileNotFoundError(
-                f"{len(missing):,} of the {n_chunks:,} chunks are missing in {self._chunks}, the first is chunk "
-                f"{missing[0]}. Run the generation again: it writes what is missing."
+                f"{len(missing):,} of the {n_chunks:,} chunks are missing in {self._chunks}, the first is "
+                f"chunk {missing[0]}. Run the generation again: it writes what is missing."
             )
         first = sizes[0]
         for index in range(n_chunks):
@@ -153,8 +153,8 @@ def room_for(path: Path) -> Iterator[None]:
             raise
         raise OSError(
             error.errno,
-            f"{os.strerror(error.errno)}: {path} cannot grow. What was generated is kept in it: make room and "
-            f"run the same again, which goes on from there",
+            f"{os.strerror(error.errno)}: {path} cannot grow. What was generated is kept in it: make room "
+            f"and run the same again, which goes on from there",
         ) from error
 
 

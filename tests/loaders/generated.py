@@ -61,6 +61,4 @@ def write_atlas(
     partial = begin_atlas(out, chunks, order, schema=schema)
     content = "counts" if chunks[0].counts else "latents"
     provenance = provenance_of(chunks)
-    return finish(
-        partial, out, n_chunks=len(chunks), schema=schema, provenance=provenance, content=content
-    )
+    return finish(partial, out, n_chunks=len(chunks), schema=schema, provenance=provenance, content=content)
