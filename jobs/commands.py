@@ -167,19 +167,24 @@ def decode(options: Namespace) -> None:
 
 
 def _cells_in(atlas: Path) -> str:
+    return f"{sum(_cells_asked_for(atlas) or ()):,} cells in {atlas}"
+
+
+def _cells_asked_for(atlas: Path) -> list[int] | None:
+    """Of each group, as the atlas says itself; None where it is too damaged to say it."""
     from loaders.assembly import read_provenance
 
-    return f"{sum(group['cells'] for group in read_provenance(atlas)['plan']['request']):,} cells in {atlas}"
+    try:
+        return [group["cells"] for group in read_provenance(atlas)["plan"]["request"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def check(options: Namespace) -> None:
     """Verify a generated atlas; problems are an error."""
     from loaders.check_atlas import check_atlas
-    from loaders.generated_atlas import GeneratedAtlas
 
-    plan = GeneratedAtlas.open(options.atlas).provenance["plan"]
-    cells_per_group = [group["cells"] for group in plan["request"]]
-    report = check_atlas(options.atlas, progress=True, cells_per_group=cells_per_group)
+    report = check_atlas(options.atlas, progress=True, cells_per_group=_cells_asked_for(Path(options.atlas)))
     for problem in report.problems:
         print(problem)
     if not report.ok:

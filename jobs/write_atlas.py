@@ -110,9 +110,7 @@ def write_atlas(
         return Path(assembly.complete(atlas.out))
 
 
-def _write_missing(
-    crew: Crew, plan: Plan, partial: "PartialAtlas", what: str, progress: bool
-) -> None:
+def _write_missing(crew: Crew, plan: Plan, partial: "PartialAtlas", what: str, progress: bool) -> None:
     import numpy as np
 
     there = np.zeros(plan.n_chunks, dtype=bool)

@@ -1,4 +1,4 @@
-"""Generation on a CUDA GPU, or in small on the CPU: cells a second to CSR in the host's memory, and to Zarr."""
+"""Generation on a CUDA GPU, or in small on the CPU: cells a second to CSR on the host, and to Zarr."""
 
 import time
 from dataclasses import dataclass
@@ -64,8 +64,8 @@ def _to_csr(model: CFGen, size: GenerationSize, device: torch.device) -> tuple[f
 def generation_line(found: dict[str, Any]) -> str:
     """The figures, for people."""
     return (
-        f"generation in chunks of {found['chunk_cells']:,}: {found['cells_per_second_to_csr']:,.0f} cells/s to "
-        f"CSR on the host (goal {found['goal_cells_per_second_to_csr']:,}), "
+        f"generation in chunks of {found['chunk_cells']:,}: {found['cells_per_second_to_csr']:,.0f} cells/s "
+        f"to CSR on the host (goal {found['goal_cells_per_second_to_csr']:,}), "
         f"{found['cells_per_second_to_zarr']:,.0f} cells/s to a finished Zarr by one process; "
         f"{found['nonzero_share']:.1%} of the genes above 0"
     )

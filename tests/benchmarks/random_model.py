@@ -46,8 +46,8 @@ def library_for(shares: NDArray[np.float64], theta: float, nonzero_share: float)
 def save_random_model(
     path: Path, run: Path | None, *, genes: int, nonzero_share: float = NONZERO_SHARE
 ) -> Path:
-    """Write the model, unless it is there; ``run`` is a trained run or a model directory. None: the velocity is
-    random too, as will do where it takes fixed steps."""
+    """Write the model, unless it is there; ``run`` is a trained run or a model directory. None: the velocity
+    is random too, as will do where it takes fixed steps."""
     if path.exists():
         return path
     trained = None if run is None else CFGen.load(run / "model" if (run / "model").is_dir() else run)
