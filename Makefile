@@ -12,7 +12,7 @@ LOCK := infra/requirements.lock
 PYTHON ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null \
 	|| { p="$$(pyenv prefix 3.12 2>/dev/null)/bin/python"; [ -x "$$p" ] && echo "$$p"; })
 
-.PHONY: setup demo test test-all lint format bench bench-peers bench-loaders bench-training bench-scaling bench-gpu trials lock clean
+.PHONY: setup demo test test-all lint format bench bench-peers bench-loaders bench-training bench-scaling bench-gpu bench-generation trials lock clean
 
 setup: $(VENV)/.complete
 
@@ -59,13 +59,22 @@ bench-scaling: setup
 	$(BIN)/python -m tests.benchmarks.scaling
 	$(BIN)/cfgen-scale plan --measure --genes 5000
 
+# A finished Zarr of 20,000 genes, beside the reference's recipe; GENERATION_CELLS=2000 for a first look. The
+# velocity is that of a trained run of default sizes, such as tests.benchmarks.pbmc3k leaves.
+GENERATION_CELLS ?= 20000
+GENERATION_RUN ?= runs/pbmc3k/run
+
+bench-generation: setup
+	$(BIN)/python -m tests.benchmarks.generation --root runs/generation --run $(GENERATION_RUN) --cells $(GENERATION_CELLS)
+
 # On a CUDA GPU; without one in small on the CPU, to see that it runs.
 bench-gpu: setup
 	$(BIN)/python -m tests.benchmarks.gpu
 
-# Training killed at random moments, 20 times in one process and 3 times in two Ray workers.
+# Training and generation killed at random moments, in one process and in Ray workers.
 trials: demo
 	$(BIN)/python -m tests.faults.kill_trials --data demo/prepared --out runs/trials
+	$(BIN)/python -m tests.faults.generation_trials --out runs/generation-trials
 
 # Beside what the lock pins, which stays as it is.
 bench-peers: setup

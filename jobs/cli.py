@@ -9,6 +9,7 @@ from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpForm
 from collections.abc import Callable, Sequence
 
 from . import commands, evaluate_commands, evaluate_options
+from .generate_options import ATTRIBUTES, check_options, decode_options, generate_options
 from .training_options import plan_options, train_options
 
 OUR_PACKAGES = ("cfgen_scale", "loaders", "jobs")
@@ -52,7 +53,18 @@ def parse(arguments: Sequence[str] | None = None) -> Namespace:
     )
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     add = parser.add_subparsers(required=True, metavar="COMMAND").add_parser
-    for describe in (_prepare, _plan, _train, _generate, _evaluate, _models, _status, _demo):
+    for describe in (
+        _prepare,
+        _plan,
+        _train,
+        _generate,
+        _decode,
+        _check,
+        _evaluate,
+        _models,
+        _status,
+        _demo,
+    ):
         describe(add)
     given = list(sys.argv[1:] if arguments is None else arguments)
     options, rest = parser.parse_known_args(evaluate_options.with_protocol(given))
@@ -70,13 +82,13 @@ Add = Callable[..., ArgumentParser]
 
 
 def _subcommand(
-    add: Add, name: str, act: Callable[[Namespace], None], what: str, example: str
+    add: Add, name: str, act: Callable[[Namespace], None], what: str, example: str, notes: str = ""
 ) -> ArgumentParser:
     parser = add(
         name,
         help=what,
         description=what,
-        epilog=f"example:\n  cfgen-scale {example}",
+        epilog=f"{notes}example:\n  cfgen-scale {example}",
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.set_defaults(act=act)
@@ -188,25 +200,31 @@ def _generate(add: Add) -> None:
         commands.generate,
         "write a generated atlas; the same command again writes what is missing",
         'generate --model runs/first --cells 10000 --told cell_type="B cells" --out atlas.zarr',
+        notes=ATTRIBUTES,
     )
-    option = parser.add_argument
-    option("--model", required=True, metavar="MODEL", help="a run, a model directory or models:/NAME@ALIAS")
-    option("--out", required=True, metavar="ATLAS", help="AnnData-Zarr to write")
-    asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--cells", type=int, metavar="N", help="number of cells")
-    asked.add_argument("--request", metavar="FILE", help="YAML or CSV file of groups of cells")
-    option(
-        "--told", action="append", default=[], metavar="NAME=VALUE", help="attribute of all cells; repeatable"
+    generate_options(parser)
+
+
+def _decode(add: Add) -> None:
+    parser = _subcommand(
+        add,
+        "decode",
+        commands.decode,
+        "draw the counts of an atlas of latents: the bytes that generate would have written at once",
+        "decode latents.zarr --model runs/first --out atlas.zarr --workers 2",
     )
-    option("--untold", action="append", default=[], metavar="NAME", help="attribute left open; repeatable")
-    option("--guidance", action="append", default=[], metavar="NAME=W", help="weight (1); repeatable")
-    option("--seed", type=int, default=0, help="of every draw (0)")
-    option("--workers", type=int, default=1, metavar="N", help="Ray workers (1: this process, no Ray)")
-    option("--solver", help="of the flow (default: the model's)")
-    option("--steps", type=int, help="of the solver (default: the model's)")
-    option("--chunk-cells", type=int, metavar="N", help="cells drawn at a time")
-    option("--device", default="cpu", choices=("cpu", "cuda"))
-    option("--mlflow-uri", metavar="URI", help="MLflow store of models:/ names (default: mlflow.db nearby)")
+    decode_options(parser)
+
+
+def _check(add: Add) -> None:
+    parser = _subcommand(
+        add,
+        "check",
+        commands.check,
+        "verify a generated atlas: every file's digest, schema, counts, cells of each group",
+        "check atlas.zarr",
+    )
+    check_options(parser)
 
 
 def _evaluate(add: Add) -> None:

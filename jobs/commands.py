@@ -4,7 +4,11 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .copied_rows import LikeObs
+    from .request import Request
 
 
 def prepare(options: Namespace) -> None:
@@ -139,32 +143,88 @@ def plan(options: Namespace) -> None:
 def generate(options: Namespace) -> None:
     """Draw the cells of a request into a new atlas."""
     from .generate import generate_atlas
-    from .plan import CHUNK_CELLS
-    from .request import RequestError
-    from .request_sources import read_request, request_from_options
+    from .soma_beside import refuse_soma, write_soma_beside
     from .tracking import resolve_model
 
-    if options.request:
-        said = [name for name in ("told", "untold", "guidance") if getattr(options, name)]
-        if said:
-            raise RequestError(f"--{said[0]} goes with --cells. In {options.request} say it of each group.")
-        request = read_request(options.request)
-    else:
-        request = request_from_options(
-            options.cells, told=options.told, untold=options.untold, guidance=options.guidance
-        )
+    request = _request(options)
+    if options.to == "soma":
+        refuse_soma(options.out, latents_only=options.latents_only)
     atlas = generate_atlas(
         resolve_model(options.model, uri=options.mlflow_uri),
         options.out,
         request,
         seed=options.seed,
         workers=options.workers,
-        chunk_cells=CHUNK_CELLS if options.chunk_cells is None else options.chunk_cells,
+        chunk_cells=options.chunk_cells,
         solver=options.solver,
         steps=options.steps,
+        tolerance=options.tolerance,
+        content="latents" if options.latents_only else "counts",
         device=options.device,
     )
-    print(f"{request.n_cells:,} cells in {atlas}")
+    print(_cells_in(atlas))
+    if options.to == "soma":
+        print(f"SOMA experiment in {write_soma_beside(atlas)}")
+    if options.latents_only:
+        _next(f"decode {options.out} --model {options.model} --out ATLAS")
+
+
+def _request(options: Namespace) -> "Request | LikeObs":
+    """The groups or the table that the options of generate ask for. Raises RequestError."""
+    from .request import RequestError
+    from .request_sources import like_obs_from_options, read_request, request_from_options
+
+    said = {name: getattr(options, name) for name in ("told", "untold", "guidance", "size_factor")}
+    if options.copy_size_factors and not options.like_obs:
+        raise RequestError("--copy-size-factors goes with --like-obs, whose column it names.")
+    if options.like_obs:
+        return like_obs_from_options(options.like_obs, **said, copy_size_factors=options.copy_size_factors)
+    if options.cells is not None:
+        return request_from_options(options.cells, **said)
+    for name in (name for name, values in said.items() if values):
+        raise RequestError(
+            f"--{name.replace('_', '-')} goes with --cells and --like-obs. In {options.request} say it of "
+            "each group."
+        )
+    return read_request(options.request)
+
+
+def decode(options: Namespace) -> None:
+    """Draw the counts of an atlas of latents."""
+    from .generate import decode_atlas
+    from .tracking import resolve_model
+
+    model = resolve_model(options.model, uri=options.mlflow_uri)
+    print(_cells_in(decode_atlas(model, options.latents, options.out, workers=options.workers)))
+
+
+def _cells_in(atlas: Path) -> str:
+    return f"{sum(_cells_asked_for(atlas) or ()):,} cells in {atlas}"
+
+
+def _cells_asked_for(atlas: Path) -> list[int] | None:
+    """Of each group, as the atlas says itself; None where it is too damaged to say it."""
+    from loaders.assembly import read_provenance
+
+    try:
+        return [group["cells"] for group in read_provenance(atlas)["plan"]["request"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def check(options: Namespace) -> None:
+    """Verify a generated atlas; problems are an error."""
+    from loaders.check_atlas import check_atlas
+
+    report = check_atlas(options.atlas, progress=True, cells_per_group=_cells_asked_for(Path(options.atlas)))
+    for problem in report.problems:
+        print(problem)
+    if not report.ok:
+        raise ValueError(f"{options.atlas} has {len(report.problems)} kinds of problems (above).")
+    print(
+        f"{options.atlas} is complete and as it was written: {report.cells:,} cells, {report.files:,} files, "
+        f"{report.bytes:,} bytes"
+    )
 
 
 def list_models(options: Namespace) -> None:

@@ -1,92 +1,145 @@
-"""Generate an atlas: plan, write the missing chunks, assemble. The same call again resumes it."""
+"""Generate an atlas, or its latents alone; decode latents. The same call again resumes it."""
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cluster import cluster
-from .plan import CHUNK_CELLS, Chunk, Plan, differences, make_plan
-from .request import Request
+from .chunk_workers import AtlasWorker
+from .copied_rows import CopiedRows, LikeObs, copied_rows
+from .plan import Content, Plan, make_plan
+from .request import Request, RequestError
+from .write_atlas import AtlasToWrite, say, write_atlas
 
 if TYPE_CHECKING:
     from cfgen_scale.model import CFGen
     from cfgen_scale.ode import OdeConfig
-    from loaders.writer import PartialAtlas
-
-    from .chunk_workers import Receipt
-
-SHAPING_PACKAGES = ("cfgen-scale", "torch", "numpy", "zarr", "numcodecs", "anndata")
 
 
 def generate_atlas(
     model_path: str | Path,
     out: str | Path,
-    request: Request,
+    request: Request | LikeObs,
     *,
     seed: int = 0,
     workers: int = 1,
     use_ray: bool | None = None,
-    chunk_cells: int = CHUNK_CELLS,
+    chunk_cells: int | None = None,
     solver: str | None = None,
     steps: int | None = None,
+    tolerance: float | None = None,
+    content: Content = "counts",
     device: str = "cpu",
     progress: bool = True,
 ) -> Path:
     """Draw the cells of ``request`` from a saved model and write them as an AnnData-Zarr v3 at ``out``.
 
-    The bytes depend on model, request, seed, chunk_cells, solver, steps and kind of device, not on workers
-    or interruptions. A finished ``out`` of the same plan is returned as it is.
+    The bytes depend on model, request, seed, chunk_cells, solver, steps, tolerance, content and kind of
+    device, not on workers or interruptions. A finished ``out`` of the same plan is returned as it is.
 
+    request      groups of cells, or a table to be copied
     workers      processes that draw cells; one thread each. 1 is this process, more are Ray actors
     use_ray      True or False to decide otherwise than by the number of workers
-    chunk_cells  cells drawn at a time: a worker needs about 10 x chunk_cells x G x 4 bytes, and 0.7 GB
-    solver, steps  of the ODE; None: as the model was saved
+    chunk_cells  cells drawn at a time; None: 512, on a GPU 8,192, which needs 10 x chunk_cells x G x 4 bytes
+    solver       of the ODE, with ``steps`` if it takes fixed ones, else ``tolerance``; None: the model's own
+    content      "latents": no counts, which `decode_atlas` can draw from them later
     device       cpu or cuda (a GPU for each worker)
 
     Raises, before anything is written: RequestError or SchemaError (request against model), ValueError
-    (options, model of several modalities), FileNotFoundError (no model), FileExistsError (``out`` or its
-    work directory belong to another plan), RuntimeError (another process is at it).
+    (options), FileNotFoundError (no model, no table), FileExistsError (``out`` or its work directory belong
+    to another plan), RuntimeError (another process is at it).
     """
     from cfgen_scale.model import CFGen
-    from loaders.assembly import finish
-    from loaders.writer import PartialAtlas
 
     out = _local(out)
     with_ray = _with_ray(workers, use_ray, device)
-    model = CFGen.load(model_path, "cpu" if with_ray else device)
-    ode = _ode(model, solver, steps)
-    plan = make_plan(
-        request,
-        model.schema,
-        model_digest=model.digest,
-        ode=ode,
-        seed=seed,
-        chunk_cells=chunk_cells,
-        device=device,
-    )
-    _rehearse(model, plan)
-    partial = PartialAtlas.beside(out)
-    provenance = {"plan": plan.to_json(), "versions": _versions(), "model": model.provenance}
-    if _is_finished(out, partial, plan):
-        _say(f"{out} is complete already.", progress)
-        return out
-    _require_same_plan(partial, provenance)
-    with partial.held():
-        partial.begin(provenance)
-        _write_missing(model, model_path, plan, partial, workers if with_ray else 0, progress)
-        n_chunks = sum(1 for _ in plan.chunks())
-        return finish(
-            partial, out, n_chunks=n_chunks, schema=model.schema, provenance=provenance, progress=progress
+    model = CFGen.load(model_path)
+    ode = _ode(model, solver, steps, tolerance)
+    with _read(request, model, out) as (groups, rows):
+        plan = make_plan(
+            groups,
+            model.schema,
+            model_digest=model.digest,
+            ode=ode,
+            seed=seed,
+            chunk_cells=chunk_cells,
+            device=device,
+            content=content,
+        )
+        _rehearse(model, plan, rows)
+        atlas = AtlasToWrite(out, plan, model.schema, model.provenance)
+        if atlas.is_finished():
+            say(f"{out} is complete already.", progress)
+            return out
+        worker = AtlasWorker(Path(model_path).absolute(), plan, atlas.partial)
+        del model  # workers have one of their own
+        return write_atlas(
+            atlas,
+            worker,
+            ray_workers=workers if with_ray else 0,
+            progress=progress,
+            before=rows.save if rows else _nothing,
         )
 
 
-def _local(out: str | Path) -> Path:
-    if "://" in str(out):
-        raise ValueError(f"{out}: an atlas is generated into a directory that all workers share, not a URI.")
-    return Path(out).absolute()
+def decode_atlas(
+    model_path: str | Path,
+    latents: str | Path,
+    out: str | Path,
+    *,
+    workers: int = 1,
+    use_ray: bool | None = None,
+    progress: bool = True,
+) -> Path:
+    """Draw the counts of an atlas of latents: ``out`` is what `generate_atlas` would have written at once.
+
+    The device is that of the latents' plan. Raises ValueError for an atlas that is not one of latents, or of
+    another model; otherwise as `generate_atlas`.
+    """
+    from cfgen_scale.model import CFGen
+    from loaders.generated_atlas import GeneratedAtlas
+
+    out, latents = _local(out), _local(latents)
+    plan = Plan.from_json(GeneratedAtlas.open(latents).provenance["plan"])
+    if plan.content != "latents":
+        raise ValueError(f"{latents} has its counts already.")
+    with_ray = _with_ray(workers, use_ray, plan.device)
+    model = CFGen.load(model_path)
+    if model.digest != plan.model_digest:
+        raise ValueError(
+            f"{latents} was generated by the model {plan.model_digest[:12]}, and {model_path} is "
+            f"{model.digest[:12]}. Decode it with its own model."
+        )
+    atlas = AtlasToWrite(out, replace(plan, content="counts"), model.schema, model.provenance)
+    if atlas.is_finished():
+        say(f"{out} is complete already.", progress)
+        return out
+    worker = AtlasWorker(Path(model_path).absolute(), atlas.plan, atlas.partial, latents)
+    del model
+    return write_atlas(atlas, worker, ray_workers=workers if with_ray else 0, progress=progress)
+
+
+@contextmanager
+def _read(
+    request: Request | LikeObs, model: "CFGen", out: Path
+) -> Iterator[tuple[Request, CopiedRows | None]]:
+    """The groups asked for, and the rows of a table that they copy."""
+    if isinstance(request, Request):
+        yield request, None
+        return
+    with copied_rows(request, model.schema, near=out) as rows:
+        yield rows.request, rows
+
+
+def _nothing(directory: Path) -> None:
+    """Chunks need nothing besides their plan."""
+
+
+def _local(path: str | Path) -> Path:
+    if "://" in str(path):
+        raise ValueError(f"{path}: atlases lie in directories that all workers share, not behind a URI.")
+    return Path(path).absolute()
 
 
 def _with_ray(workers: int, use_ray: bool | None, device: str) -> bool:
@@ -106,7 +159,7 @@ def _with_ray(workers: int, use_ray: bool | None, device: str) -> bool:
     return with_ray
 
 
-def _ode(model: "CFGen", solver: str | None, steps: int | None) -> "OdeConfig":
+def _ode(model: "CFGen", solver: str | None, steps: int | None, tolerance: float | None) -> "OdeConfig":
     from cfgen_scale.ode import FIXED_STEP
 
     chosen = solver or model.config.ode.solver
@@ -114,103 +167,28 @@ def _ode(model: "CFGen", solver: str | None, steps: int | None) -> "OdeConfig":
         raise ValueError(
             f"{chosen} chooses its own steps; {steps} steps go with {' or '.join(FIXED_STEP)}. Leave one out."
         )
-    changes: dict[str, Any] = {"solver": solver, "steps": steps}
+    if tolerance is not None and chosen in FIXED_STEP:
+        raise ValueError(f"{chosen} takes fixed steps; a tolerance goes with dopri5 or tsit5. Leave one out.")
+    changes: dict[str, Any] = {"solver": solver, "steps": steps, "tolerance": tolerance}
     return replace(model.config.ode, **{name: v for name, v in changes.items() if v is not None})
 
 
-def _rehearse(model: "CFGen", plan: Plan) -> None:
-    """What would stop a chunk hours later stops here: two modalities, labels that cannot be drawn."""
+def _rehearse(model: "CFGen", plan: Plan, rows: CopiedRows | None) -> None:
+    """What would stop a chunk hours later stops here: names of attributes, labels that cannot be drawn."""
+    from cfgen_scale.guidance import require_weights
     from loaders.assembly import check_writable
 
+    from .chunk_cells import labels_beside
+
     check_writable(model.schema)
+    for weights in plan.weights:
+        require_weights(model.config.velocity.attributes_told, weights)
     for group in plan.request.groups:
-        model.draw_labels(1, group.told, group.untold, seed=plan.seed)
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    def version_of(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:  # run from the source tree, as on a cluster
-            return "not installed"
-
-    return {package: version_of(package) for package in SHAPING_PACKAGES}
-
-
-def _is_finished(out: Path, partial: "PartialAtlas", plan: Plan) -> bool:
-    """Whether the atlas is there. One of another plan raises FileExistsError."""
-    import shutil
-
-    from loaders.assembly import read_provenance
-
-    if not out.exists():
-        return False
-    other = differences(plan.to_json(), read_provenance(out)["plan"])
-    if other:
-        raise FileExistsError(
-            f"{out} is an atlas of {', '.join(other)}. Choose another path, or delete that atlas first."
-        )
-    # Killed between the renaming of the atlas and the removal of its chunks.
-    shutil.rmtree(partial.path, ignore_errors=True)
-    return True
-
-
-def _require_same_plan(partial: "PartialAtlas", provenance: Mapping[str, Any]) -> None:
-    """Chunks of another plan, or of other versions that may draw other cells, are not mixed with new ones."""
-    found = partial.read_plan()
-    if found is None:
-        return
-    other = differences(provenance["plan"], found["plan"])
-    other += differences(provenance["versions"], found["versions"])
-    if other:
-        raise FileExistsError(
-            f"{partial.path} holds an unfinished atlas of {', '.join(other)}. Finish it with the settings it "
-            "was begun with, choose another path, or delete that directory."
-        )
-
-
-def _write_missing(
-    model: "CFGen",
-    model_path: str | Path,
-    plan: Plan,
-    partial: "PartialAtlas",
-    ray_workers: int,
-    progress: bool,
-) -> None:
-    from tqdm import tqdm
-
-    chunks = [chunk for chunk in plan.chunks() if not partial.has_chunk(chunk.index)]
-    done = plan.n_cells - sum(chunk.cells for chunk in chunks)
-    if done:
-        _say(f"{done:,} of {plan.n_cells:,} cells were generated before.", progress)
-    if not chunks:
-        return
-    with ExitStack() as stack:
-        bar = tqdm(total=plan.n_cells, initial=done, unit=" cells", desc="generating", disable=not progress)
-        stack.enter_context(bar)
-        if ray_workers:
-            stack.enter_context(cluster(ray_workers))
-        for receipt in _receipts(model, model_path, plan, partial, chunks, ray_workers):
-            bar.update(receipt.cells)
-
-
-def _receipts(
-    model: "CFGen",
-    model_path: str | Path,
-    plan: Plan,
-    partial: "PartialAtlas",
-    chunks: list[Chunk],
-    ray_workers: int,
-) -> Iterator["Receipt"]:
-    from .chunk_workers import write_here, write_with_ray
-
-    if ray_workers:
-        return write_with_ray(model_path, plan, partial, chunks, workers=ray_workers)
-    return write_here(model, plan, partial, chunks)
-
-
-def _say(text: str, progress: bool) -> None:
-    if progress:
-        print(text, file=sys.stderr)
+        if rows is None:
+            model.draw_labels(1, group.told, group.untold, seed=plan.seed)
+            continue
+        for codes in rows.combinations:
+            try:
+                labels_beside(codes[None], model, group, seed=plan.seed, index=0)
+            except ValueError as error:
+                raise RequestError(f"a row of the table: {error}") from None

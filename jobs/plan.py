@@ -3,19 +3,21 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from .request import Request, RequestError, check_request
+from .request import Request, RequestError
+from .request_check import check_request
 
 if TYPE_CHECKING:
     from cfgen_scale.ode import OdeConfig
     from cfgen_scale.types import AtlasSchema
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 # Small enough that the dense means of a chunk (512 x 20,000 float32 = 41 MB) stay near the caches of a CPU
-# and that a few thousand cells already occupy several workers.
-CHUNK_CELLS = 512
+# and that a few thousand cells already occupy several workers; on a GPU large enough to occupy it.
+CHUNK_CELLS = {"cpu": 512, "cuda": 8_192}
+Content = Literal["counts", "latents"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Plan:
     chunk_cells    largest number of cells of a chunk; the cells of a chunk depend on it
     ode            how the flow is integrated
     device         kind of device, cpu or cuda: they draw other numbers
+    content        counts, or latents alone, which can be decoded to the same counts later
     """
 
     request: Request
@@ -49,11 +52,17 @@ class Plan:
     chunk_cells: int
     ode: "OdeConfig"
     device: str
+    content: Content = "counts"
 
     @property
     def n_cells(self) -> int:
         """Cells of the atlas."""
         return self.request.n_cells
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks of all groups."""
+        return sum(-(-group.cells // self.chunk_cells) for group in self.request.groups)
 
     def chunks(self) -> Iterator[Chunk]:
         """The chunks in the order of their cells. Each belongs to one group, whose last may be shorter."""
@@ -75,9 +84,29 @@ class Plan:
             "chunk_cells": self.chunk_cells,
             "ode": asdict(self.ode),
             "device": self.device,
+            "content": self.content,
             "request": self.request.to_json(),
             "weights": [list(w) for w in self.weights],
         }
+
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> "Plan":
+        """The inverse of ``to_json``. Raises RequestError for the plan of another version."""
+        from cfgen_scale.ode import OdeConfig
+
+        if document.get("version") != PLAN_VERSION:
+            raise RequestError(
+                f"the plan is of version {document.get('version')}; this program reads {PLAN_VERSION}. "
+                "Use the release that wrote it."
+            )
+        return Plan(
+            request=Request.from_json(document["request"]),
+            weights=tuple(map(tuple, document["weights"])),
+            model_digest=document["model"],
+            schema_digest=document["schema"],
+            ode=OdeConfig(**document["ode"]),
+            **{name: document[name] for name in ("seed", "chunk_cells", "device", "content")},
+        )
 
     @property
     def digest(self) -> str:
@@ -92,25 +121,30 @@ def make_plan(
     model_digest: str,
     ode: "OdeConfig",
     seed: int = 0,
-    chunk_cells: int = CHUNK_CELLS,
+    chunk_cells: int | None = None,
     device: str = "cpu",
+    content: Content = "counts",
 ) -> Plan:
     """The plan of a request, checked against the schema.
 
-    Raises RequestError or SchemaError (see ``check_request``) before anything is planned.
+    ``chunk_cells`` is by default that of the device. Raises RequestError or SchemaError (see
+    ``check_request``) before anything is planned.
     """
     check_request(request, schema)
+    chunk_cells = CHUNK_CELLS[device] if chunk_cells is None else chunk_cells
     if chunk_cells < 1:
         raise RequestError(f"chunk_cells must be at least 1, not {chunk_cells}.")
+    groups = tuple(group.with_modalities(schema) for group in request.groups)
     return Plan(
-        request=request,
-        weights=tuple(group.weights(schema) for group in request.groups),
+        request=replace(request, groups=groups),
+        weights=tuple(group.weights(schema) for group in groups),
         model_digest=model_digest,
         schema_digest=schema.digest(),
         seed=seed,
         chunk_cells=chunk_cells,
         ode=ode,
         device=device,
+        content=content,
     )
 
 

@@ -6,15 +6,18 @@ A YAML file lists groups under one key::
       - cells: 1000
         told: {cell_type: B cells}
         guidance: {cell_type: 2}
+        size_factor: 5000
       - cells: 500
         untold: [donor]
 
 A CSV file says the same with a line a group; an empty entry says nothing, and several untold attributes
 are separated by semicolons::
 
-    cells,told:cell_type,guidance:cell_type,untold
-    1000,B cells,2,
-    500,,,donor
+    cells,told:cell_type,guidance:cell_type,untold,size_factor
+    1000,B cells,2,,5000
+    500,,,donor,
+
+What else a size factor may be is said in size_requests.py.
 """
 
 import csv
@@ -22,9 +25,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .copied_rows import LikeObs
 from .request import Group, Request, RequestError, require_known
+from .size_requests import (
+    COLUMN,
+    is_size_column,
+    names_of_options,
+    size_factors_of_columns,
+    size_factors_of_options,
+    size_factors_of_yaml,
+)
 
-GROUP_KEYS = ("cells", "told", "untold", "guidance")
+GROUP_KEYS = ("cells", "told", "untold", "guidance", COLUMN)
 
 
 def request_from_options(
@@ -33,16 +45,38 @@ def request_from_options(
     told: Sequence[str] = (),
     untold: Sequence[str] = (),
     guidance: Sequence[str] = (),
+    size_factor: Sequence[str] = (),
 ) -> Request:
     """One group from options such as ``told=["cell_type=B cells"]``, ``guidance=["cell_type=2"]``.
 
     Raises RequestError for an option that is not NAME=VALUE, is given twice, or is not a number where one
     is needed.
     """
-    weights = {
-        name: _number(value, f"--guidance {name}") for name, value in _pairs(guidance, "--guidance").items()
-    }
-    return Request((Group(cells, _pairs(told, "--told"), tuple(untold), weights),))
+    sizes = size_factors_of_options(size_factor)
+    return Request((Group(cells, _pairs(told, "--told"), tuple(untold), _weights(guidance), sizes),))
+
+
+def like_obs_from_options(
+    table: str | Path,
+    *,
+    told: Sequence[str] = (),
+    untold: Sequence[str] = (),
+    guidance: Sequence[str] = (),
+    size_factor: Sequence[str] = (),
+    copy_size_factors: Sequence[str] = (),
+) -> LikeObs:
+    """A cell for every row of a table; ``copy_size_factors=["n_counts"]`` or ``["rna=n_counts"]``.
+
+    Raises RequestError as `request_from_options`.
+    """
+    return LikeObs(
+        Path(table),
+        _pairs(told, "--told"),
+        tuple(untold),
+        _weights(guidance),
+        size_factors_of_options(size_factor),
+        names_of_options(copy_size_factors, "--copy-size-factors", "COLUMN"),
+    )
 
 
 def read_request(path: str | Path) -> Request:
@@ -64,6 +98,11 @@ def read_request(path: str | Path) -> Request:
     if not groups:
         raise RequestError(f"{path}: the file lists no group of cells.")
     return Request(tuple(groups))
+
+
+def _weights(guidance: Sequence[str]) -> dict[str, float]:
+    given = _pairs(guidance, "--guidance")
+    return {name: _number(value, f"--guidance {name}") for name, value in given.items()}
 
 
 def _pairs(options: Sequence[str], option: str) -> dict[str, str]:
@@ -109,6 +148,7 @@ def _yaml_group(entry: Any, where: str) -> Group:
         told={name: _category(value, f"{where}, told {name}") for name, value in told.items()},
         untold=tuple(map(str, untold)),
         guidance=_mapping(entry.get("guidance") or {}, f"{where}, guidance"),
+        size_factors=size_factors_of_yaml(entry.get(COLUMN), f"{where}, {COLUMN}"),
     )
 
 
@@ -143,8 +183,9 @@ def _check_header(header: list[str], where: str) -> None:
         raise RequestError(f"{where}: column {min(repeated)!r} is there twice.")
     for name in header:
         kind, colon, attribute = name.partition(":")
-        if not (kind in ("told", "guidance") and colon and attribute):
-            require_known([name], ("cells", "untold", f"told:{name}", f"guidance:{name}"), where)
+        if not (kind in ("told", "guidance") and colon and attribute) and not is_size_column(name):
+            known = ("cells", "untold", f"told:{name}", f"guidance:{name}", COLUMN)
+            require_known([name], known, where)
 
 
 def _csv_group(line: dict[str, Any], where: str) -> Group:
@@ -163,6 +204,7 @@ def _csv_group(line: dict[str, Any], where: str) -> Group:
             name: _number(text, f"{where}, guidance {name}")
             for name, text in _of_kind(given, "guidance").items()
         },
+        size_factors=size_factors_of_columns(given, where),
     )
 
 

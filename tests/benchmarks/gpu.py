@@ -1,4 +1,4 @@
-"""Training on a CUDA GPU: cells a second, the limits of the autoencoder's step, and bfloat16 beside float32.
+"""Training and generation on a CUDA GPU: cells a second, the limits of a step, bfloat16 beside float32.
 
     python -m tests.benchmarks.gpu [--out gpu.json]
 
@@ -30,6 +30,13 @@ from cfgen_scale.types import AtlasSchema, CellBatch, Covariate, Modality
 from cfgen_scale.velocity import Velocity
 from jobs.config import load_config
 from jobs.worker import make_accelerator
+from tests.benchmarks.gpu_generation import (
+    FULL_GENERATION,
+    SMALL_GENERATION,
+    GenerationSize,
+    generation_figures,
+    generation_line,
+)
 from tests.benchmarks.measure_training import machine
 from tests.benchmarks.resident_batches import (
     DeviceAutoencoderStage,
@@ -184,7 +191,7 @@ def loss_curves(size: Size, host: list[CellBatch], device: torch.device, folder:
     }
 
 
-def measure(size: Size) -> dict[str, Any]:
+def measure(size: Size, generation: GenerationSize) -> dict[str, Any]:
     """All figures of this machine's device, as one JSON document."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     host = host_batches(size.cells, size.genes, size.batch)
@@ -198,6 +205,7 @@ def measure(size: Size) -> dict[str, Any]:
             "autoencoder": autoencoder_figures(size, host, device, folder),
             "flow_cells_per_second": flow_figures(size, device, folder),
             "loss_curves": loss_curves(size, host, device, folder),
+            "generation": generation_figures(generation, device, Path(folder) / "generation"),
         }
 
 
@@ -224,13 +232,15 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         f"bfloat16 beside float32, {size['curve_steps']} steps, losses smoothed over {SMOOTHED}: at most "
         f"{curves['largest_relative_difference']:.3%} apart, {curves['last_relative_difference']:.3%} last"
     )
+    yield generation_line(found["generation"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="write all figures there, as JSON")
     options = parser.parse_args()
-    found = measure(FULL if torch.cuda.is_available() else SMALL)
+    sizes = (FULL, FULL_GENERATION) if torch.cuda.is_available() else (SMALL, SMALL_GENERATION)
+    found = measure(*sizes)
     print("\n".join(lines(found)))
     if options.out:
         options.out.write_text(json.dumps(found, indent=1))

@@ -87,7 +87,7 @@ def untrained(shape: Shape) -> CFGen:
                 (Covariate("cell_type", ("a", "b")),),
             ),
             size_factors=SizeFactors(
-                None,
+                (),
                 torch.tensor([[log_size]]),
                 torch.tensor([[0.3]]),
                 torch.tensor([[log_size - 1, log_size + 1]]),

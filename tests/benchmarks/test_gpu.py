@@ -10,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from tests.benchmarks import gpu
+from tests.benchmarks.gpu_generation import GenerationSize
 from tests.benchmarks.resident_batches import PinnedBatch, copied_ahead, host_batches
 
 CPU = torch.device("cpu")
@@ -43,7 +44,7 @@ def test_batches_on_the_device_are_the_cells_of_the_host(host) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this is what runs where there is no GPU")
 def test_it_runs_in_small_on_the_cpu() -> None:
-    found = gpu.measure(TINY)
+    found = gpu.measure(TINY, GenerationSize(32, 2, 300))
     said = list(gpu.lines(found))
     assert said[0].startswith("There is no CUDA GPU here")
     for precision in ("float32", "bfloat16"):
@@ -56,6 +57,10 @@ def test_it_runs_in_small_on_the_cpu() -> None:
         assert len(one["kernels"]) == 8
         assert 0 < sum(kernel["share"] for kernel in one["kernels"]) <= 1
         assert found["flow_cells_per_second"][precision] > 0
+    generation = found["generation"]
+    assert generation["cells_per_second_to_csr"] > 0
+    assert generation["cells_per_second_to_zarr"] > 0
+    assert generation["nonzero_share"] == pytest.approx(0.05, rel=0.2)
     curves = found["loss_curves"]
     assert curves["float32"][-1] < curves["float32"][0], "it learns"
     assert 0 < curves["largest_relative_difference"] < 0.02

@@ -18,7 +18,7 @@ from typing import Any
 # Some of these are for speed alone: what is imported before the forks is not imported in each of them.
 import torchdyn.numerics  # noqa: F401
 
-import jobs.chunk_workers
+import cfgen_scale.model  # noqa: F401
 import jobs.generate
 import loaders.assembly  # noqa: F401
 from jobs.request import Group, Request

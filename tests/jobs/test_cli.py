@@ -19,6 +19,8 @@ SUBCOMMANDS = [
     "plan",
     "train",
     "generate",
+    "decode",
+    "check",
     "evaluate",
     "evaluate intersection",
     "evaluate guidance",
@@ -69,6 +71,10 @@ def test_help_imports_nothing_heavy():
         "generate --model m --out o",
         "generate --model m --out o --cells 5 --request r.yaml",
         "generate --model m --out o --cells many",
+        "generate --model m --out o --cells 5 --like-obs obs.csv",
+        "generate --model m --out o --cells 5 --to h5ad",
+        "decode l --out o",
+        "check",
         "prepare a.h5ad --out p --test t.h5ad --split-column split",
     ],
 )
@@ -226,6 +232,74 @@ def test_generate_from_a_run(model_path, tmp_path, capsys):
     assert cells.n_obs == 30
     assert set(cells.obs["cell_type"]) == {"T"}
     assert cells.obs["donor"].isna().all()
+
+
+def test_what_is_drawn_and_what_is_untold_is_said_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        parse(["generate", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "drawn for each cell as it occurs in the training cells together with what the cell" in said
+
+
+def test_latents_decoded_and_checked(model_path, tmp_path, capsys):
+    latents, atlas = tmp_path / "latents.zarr", tmp_path / "atlas.zarr"
+    table = tmp_path / "obs.csv"
+    table.write_text("cell,cell_type,n_counts\na,B,100\nb,,200\nc,T,300\n")
+    line = f"generate --model {model_path} --like-obs {table} --copy-size-factors n_counts --out {latents}"
+    assert main([*line.split(), "--latents-only"]) == 0
+    assert f"next: cfgen-scale decode {latents} --model {model_path}" in capsys.readouterr().err
+    assert main(f"decode {latents} --model {model_path} --out {atlas}".split()) == 0
+    assert f"3 cells in {atlas}" in capsys.readouterr().out
+    cells = anndata.read_zarr(atlas)
+    assert cells.obs["cell_type"].astype(object).fillna("").tolist() == ["B", "", "T"]
+    for path in (latents, atlas):
+        assert main(["check", str(path)]) == 0
+        assert "is complete and as it was written: 3 cells" in capsys.readouterr().out
+
+
+def test_check_says_what_is_wrong_and_fails(model_path, tmp_path, capsys):
+    atlas = tmp_path / "atlas.zarr"
+    assert main(f"generate --model {model_path} --cells 30 --out {atlas}".split()) == 0
+    largest = max((path for path in (atlas / "X").rglob("c/*")), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    capsys.readouterr()
+    assert main(["check", str(atlas)]) == 1
+    said = capsys.readouterr()
+    assert str(largest.relative_to(atlas)) in said.out
+    assert "kinds of problems" in said.err
+
+
+def test_a_soma_experiment_beside_the_atlas(model_path, tmp_path, capsys):
+    import tiledbsoma
+
+    atlas, soma = tmp_path / "atlas.zarr", tmp_path / "atlas.soma"
+    line = f"generate --model {model_path} --cells 30 --out {atlas} --to soma"
+    assert main([*line.split(), "--latents-only"]) == 1
+    assert "--to soma writes counts" in capsys.readouterr().err
+    for _ in range(2):  # again: both are there
+        assert main(line.split()) == 0
+        assert f"SOMA experiment in {soma}" in capsys.readouterr().out
+    with tiledbsoma.open(str(soma)) as experiment:
+        assert experiment.obs.count == 30
+    moved = f"generate --model {model_path} --cells 30 --out {tmp_path / 'other.zarr'} --to soma"
+    soma.rename(tmp_path / "other.soma")
+    assert main(moved.split()) == 1
+    assert "other.soma exists, and the atlas" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--request r.yaml --size-factor 5", "--size-factor goes with --cells and --like-obs"),
+        ("--cells 5 --copy-size-factors n", "--copy-size-factors goes with --like-obs"),
+        ("--request r.yaml --told donor=d1", "--told goes with --cells"),
+    ],
+)
+def test_options_of_a_request_that_do_not_go_together(model_path, tmp_path, capsys, options, says):
+    assert main(f"generate --model {model_path} --out {tmp_path}/o.zarr {options}".split()) == 1
+    assert says in capsys.readouterr().err
 
 
 def row(cells_seen, stage="autoencoder"):
