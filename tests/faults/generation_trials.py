@@ -77,13 +77,10 @@ class Trials:
         directory.mkdir(parents=True)
         self.whole = directory / "whole.zarr"
         generation = self.start(self.whole)
-        wait_for(self.whole, 0, generation)
-        began = time.monotonic()
         wait_for(self.whole, CHUNKS, generation)
         drawn = time.monotonic()
         self.finish(generation)
-        # How long chunks take, and all that comes behind them: moments are drawn from both.
-        self.seconds = (drawn - began, time.monotonic() - drawn)
+        self.behind = time.monotonic() - drawn  # seconds of assembly, of which moments are drawn
 
     def start(self, out: Path) -> Generation:
         """Generation as another process, or in a session of its own with all that belongs to it."""
@@ -125,8 +122,10 @@ class Trials:
 
     def _kill(self, generation: Generation, out: Path, victim: str, *, assembling: bool) -> bool:
         """Kill at a random moment of the chunks or of what comes behind; whether there was something to."""
-        wait_for(out, CHUNKS if assembling else 0, generation)
-        time.sleep(self.random.uniform(0, self.seconds[assembling]))
+        # How long a chunk takes differs from run to run with the start of workers: count them.
+        chunks = CHUNKS if assembling else self.random.randrange(CHUNKS)
+        wait_for(out, chunks, generation)
+        time.sleep(self.random.uniform(0, self.behind if assembling else 0.05))
         if generation.poll() is not None:
             return False
         driver = psutil.Process(generation.pid)
@@ -201,8 +200,7 @@ def main() -> int:
         if not n:
             continue
         trials = Trials(model, asked.out.resolve() / form, form, asked.seed)
-        drawn, behind = trials.seconds
-        print(f"{form}: undisturbed, {drawn:.1f} s of chunks and {behind:.1f} s behind them", flush=True)
+        print(f"{form}: undisturbed, {trials.behind:.1f} s behind its {CHUNKS} chunks", flush=True)
         for number in range(n):
             line = trials.trial(number)
             failed += not line.endswith("the same atlas")
