@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from cfgen_scale.costs import Work, autoencoder_weights, parameters
 from cfgen_scale.model import CFGen
-from jobs.plan import CHUNK_CELLS
+from jobs.generation.plan import CHUNK_CELLS
 from loaders.assembly import Assembly
 from loaders.layout import SHARD
 from loaders.writer import PartialAtlas

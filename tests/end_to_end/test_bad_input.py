@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from jobs.cli import main
 from jobs.config import load_config
-from jobs.run_directory import open_run
+from jobs.training.run_directory import open_run
 from loaders.prepare import prepare
 from tests.small_atlas import N_CELLS, SMALL_RUN, small_atlas
 from tests.tiny_model import save_tiny_model
