@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 def prepare(options: Namespace) -> None:
     """Check the cells, split them, gather statistics."""
-    from loaders.prepare import prepare
-    from loaders.store import RNA
+    from loaders.preparation.prepare import prepare
+    from loaders.stores.store import RNA
 
     modalities = _sources_by_name(options.modality)
     names = [RNA, *modalities]
@@ -204,7 +204,7 @@ def _cells_in(atlas: Path) -> str:
 
 def _cells_asked_for(atlas: Path) -> list[int] | None:
     """Of each group, as the atlas says itself; None where it is too damaged to say it."""
-    from loaders.assembly import read_provenance
+    from loaders.atlases.assembly import read_provenance
 
     try:
         return [group["cells"] for group in read_provenance(atlas)["plan"]["request"]]
@@ -214,7 +214,7 @@ def _cells_asked_for(atlas: Path) -> list[int] | None:
 
 def check(options: Namespace) -> None:
     """Verify a generated atlas; problems are an error."""
-    from loaders.check_atlas import check_atlas
+    from loaders.atlases.check_atlas import check_atlas
 
     report = check_atlas(options.atlas, progress=True, cells_per_group=_cells_asked_for(Path(options.atlas)))
     for problem in report.problems:

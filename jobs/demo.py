@@ -27,7 +27,7 @@ def demo(out: str | Path) -> dict[str, Any]:
     returns the metrics.
     """
     from cfgen_scale.evaluation import summary_table
-    from loaders.prepare import prepare
+    from loaders.preparation.prepare import prepare
 
     from .cluster import cluster
     from .evaluation.evaluate import evaluate_files

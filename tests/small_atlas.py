@@ -58,7 +58,7 @@ def small_atlas() -> AnnData:
 
 def prepare_small_atlas(folder: Path) -> Path:
     """Write the atlas as ``folder/atlas.h5ad`` and prepare it in ``folder/prepared``."""
-    from loaders.prepare import prepare
+    from loaders.preparation.prepare import prepare
 
     small_atlas().write_h5ad(folder / "atlas.h5ad")
     prepare(

@@ -80,7 +80,7 @@ def read_split(data: PathLike, split: str, modality: str | None = None) -> AnnDa
     import pandas as pd
     from anndata import AnnData
 
-    from loaders.prepared import Prepared
+    from loaders.preparation.prepared import Prepared
 
     prepared = Prepared.open(Path(data))
     if len(prepared.rows(split)) == 0:

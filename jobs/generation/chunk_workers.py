@@ -15,9 +15,9 @@ from .plan import Chunk, Plan
 if TYPE_CHECKING:
     from cfgen_scale.model import CFGen
     from cfgen_scale.types import GeneratedCells
-    from loaders.assembly import Assembly, Task
-    from loaders.generated_atlas import GeneratedAtlas
-    from loaders.writer import PartialAtlas
+    from loaders.atlases.assembly import Assembly, Task
+    from loaders.atlases.generated_atlas import GeneratedAtlas
+    from loaders.atlases.writer import PartialAtlas
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class AtlasWorker:
 
     @cached_property
     def _atlas(self) -> "GeneratedAtlas":
-        from loaders.generated_atlas import GeneratedAtlas
+        from loaders.atlases.generated_atlas import GeneratedAtlas
 
         assert self.latents is not None
         return GeneratedAtlas.open(self.latents)

@@ -56,7 +56,7 @@ class CopiedRows:
 
     def save(self, directory: Path) -> None:
         """Write the records into ``directory``, aside and renamed, unless they are there. Raises OSError."""
-        from loaders.writer import room_for
+        from loaders.atlases.writer import room_for
 
         path = directory / ROWS_FILE
         if path.exists():
@@ -77,7 +77,7 @@ def copied_rows(like: LikeObs, schema: "AtlasSchema", *, near: Path) -> Iterator
     Raises FileNotFoundError or ValueError (no table), SchemaError (unknown names told), RequestError (no
     rows, no column to copy, unknown categories or size factors that are none, with the number of rows).
     """
-    from loaders.obs_table import obs_columns, read_obs
+    from loaders.stores.obs_table import obs_columns, read_obs
 
     columns = obs_columns(like.table)
     sizes = _size_columns(like, schema, columns)
@@ -141,7 +141,7 @@ class _Reading:
         return said
 
     def _labels(self, values: "pd.Series[Any]", covariate: "Covariate") -> "IntArray":
-        from loaders.store import categorical
+        from loaders.stores.store import categorical
 
         found = categorical(values.array)
         codes, names = np.asarray(found.codes), [str(name) for name in found.categories]

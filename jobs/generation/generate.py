@@ -98,7 +98,7 @@ def decode_atlas(
     another model; otherwise as `generate_atlas`.
     """
     from cfgen_scale.model import CFGen
-    from loaders.generated_atlas import GeneratedAtlas
+    from loaders.atlases.generated_atlas import GeneratedAtlas
 
     out, latents = _local(out), _local(latents)
     plan = Plan.from_json(GeneratedAtlas.open(latents).provenance["plan"])
@@ -176,7 +176,7 @@ def _ode(model: "CFGen", solver: str | None, steps: int | None, tolerance: float
 def _rehearse(model: "CFGen", plan: Plan, rows: CopiedRows | None) -> None:
     """What would stop a chunk hours later stops here: names of attributes, labels that cannot be drawn."""
     from cfgen_scale.guidance import require_weights
-    from loaders.assembly import check_writable
+    from loaders.atlases.assembly import check_writable
 
     from .chunk_cells import labels_beside
 

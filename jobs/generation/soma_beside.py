@@ -22,7 +22,7 @@ def refuse_soma(out: str | Path, *, latents_only: bool) -> None:
 
 def write_soma_beside(atlas: Path) -> Path:
     """Write the experiment from a finished atlas, unless it is there: it is renamed into place when whole."""
-    from loaders.soma_writer import write_soma
+    from loaders.atlases.soma_writer import write_soma
 
     out = soma_of(atlas)
     return out if out.exists() else write_soma(atlas, out, progress=True)

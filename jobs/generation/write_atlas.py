@@ -16,7 +16,7 @@ from .plan import Chunk, Plan, differences
 
 if TYPE_CHECKING:
     from cfgen_scale.types import AtlasSchema
-    from loaders.writer import PartialAtlas
+    from loaders.atlases.writer import PartialAtlas
 
 SHAPING_PACKAGES = ("cfgen-scale", "torch", "numpy", "numba", "zarr", "numcodecs", "anndata")
 
@@ -33,7 +33,7 @@ class AtlasToWrite:
     @property
     def partial(self) -> "PartialAtlas":
         """The work directory beside it."""
-        from loaders.writer import PartialAtlas
+        from loaders.atlases.writer import PartialAtlas
 
         return PartialAtlas.beside(self.out)
 
@@ -46,7 +46,7 @@ class AtlasToWrite:
         """Whether it is there. Another atlas there, or chunks of another plan, raise FileExistsError."""
         import shutil
 
-        from loaders.assembly import read_provenance
+        from loaders.atlases.assembly import read_provenance
 
         if not self.out.exists():
             self._require_same_plan()
@@ -90,7 +90,7 @@ def write_atlas(
     Raises RuntimeError if another process is at it, OSError where the disk is full: the same call goes on
     from there when it is not.
     """
-    from loaders.assembly import Assembly
+    from loaders.atlases.assembly import Assembly
 
     plan, partial = atlas.plan, atlas.partial
     with partial.held():

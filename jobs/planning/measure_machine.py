@@ -14,8 +14,8 @@ from cfgen_scale.counts import SparseCounts
 from cfgen_scale.counts_layer import CountsLinear
 from cfgen_scale.drawing import Distribution, draw_counts
 from cfgen_scale.likelihoods import negative_binomial_log_prob
-from loaders.prepared import Prepared
-from loaders.stream import CellStream
+from loaders.preparation.prepared import Prepared
+from loaders.streaming.stream import CellStream
 
 DENSITY = 0.05
 FILE_BYTES = 256 * 2**20

@@ -11,9 +11,9 @@ from cfgen_scale.training.config import FlowStageConfig, StageConfig, TrainConfi
 from cfgen_scale.training.loop import run_stage
 from cfgen_scale.training.stage_run import Cells
 from cfgen_scale.training.stages import AutoencoderStage, FlowStage, Stage
-from loaders.prepare import prepare
-from loaders.prepared import Prepared
-from loaders.stream import CellStream
+from loaders.preparation.prepare import prepare
+from loaders.preparation.prepared import Prepared
+from loaders.streaming.stream import CellStream
 
 from ..training.encode import AtlasLatents, encode_counts
 from ..training.feed import autoencoder_cells, flow_cells

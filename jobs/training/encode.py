@@ -12,8 +12,8 @@ from scipy.sparse import csr_matrix
 from cfgen_scale.autoencoder import Autoencoder
 from cfgen_scale.counts import SparseCounts
 from loaders.latents import CHUNK_CELLS, create_latents, finish_latents, open_latents, write_latents
-from loaders.prepared import Prepared
-from loaders.stream import in_order
+from loaders.preparation.prepared import Prepared
+from loaders.streaming.stream import in_order
 
 from .agreement import wait_for
 from .run_directory import RunDirectory

@@ -13,10 +13,10 @@ from cfgen_scale.training.config import TrainConfig
 from cfgen_scale.training.stage_run import Cells
 from cfgen_scale.training.stages import LatentBatch
 from cfgen_scale.types import CellBatch, Condition, IntArray
-from loaders.granularity import order_of
-from loaders.order import Order
-from loaders.prepared import Prepared
-from loaders.stream import CellStream, in_order
+from loaders.preparation.prepared import Prepared
+from loaders.streaming.granularity import order_of
+from loaders.streaming.order import Order
+from loaders.streaming.stream import CellStream, in_order
 
 from .encode import AtlasLatents
 

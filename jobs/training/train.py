@@ -16,7 +16,7 @@ from .workers import Workers
 if TYPE_CHECKING:
     from cfgen_scale.model import ModelConfig
     from cfgen_scale.training.config import TrainConfig
-    from loaders.prepared import Prepared
+    from loaders.preparation.prepared import Prepared
 
 Stages = Literal["autoencoder", "flow", "all"]
 
@@ -58,7 +58,7 @@ def train(
 
     Raises ConfigError, RunError and what Prepared.open raises before work starts.
     """
-    from loaders.prepared import Prepared
+    from loaders.preparation.prepared import Prepared
 
     data, run = Path(data), Path(run)
     prepared = Prepared.open(data)
@@ -149,8 +149,8 @@ def _require_order(stages: Stages, directory: RunDirectory, register_as: str | N
 
 def check(config: "TrainConfig", prepared: "Prepared", world: int) -> None:
     """Refuse, before anything starts, a configuration that cannot run here with ``world`` workers."""
-    from loaders.granularity import order_of
-    from loaders.order import Order
+    from loaders.streaming.granularity import order_of
+    from loaders.streaming.order import Order
 
     _check_model(config.model, prepared)
     train, n_validation = prepared.rows("train"), len(prepared.rows("validation"))
@@ -203,7 +203,7 @@ def _check_model(model: "ModelConfig", prepared: "Prepared") -> None:
 
 
 def _remedy(batch_cells: int, world: int) -> str:
-    from loaders.order import MOST_LANES
+    from loaders.streaming.order import MOST_LANES
 
     if world > MOST_LANES:
         return f"No batch is shared by more than {MOST_LANES}."

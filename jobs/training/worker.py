@@ -18,7 +18,7 @@ from cfgen_scale.training.config import Precision, TrainConfig
 from cfgen_scale.training.loop import Saved, initialised, run_stage
 from cfgen_scale.training.stage_run import Cells
 from cfgen_scale.training.stages import AutoencoderStage, FlowStage, Stage
-from loaders.prepared import Prepared
+from loaders.preparation.prepared import Prepared
 
 from ..memory import reuse_memory
 from .agreement import GROUP_PATIENCE, first_says, wait_for

@@ -28,7 +28,7 @@ from jobs.cluster import cluster
 from jobs.generation.generate import generate_atlas
 from jobs.generation.plan import CHUNK_CELLS
 from jobs.generation.request import Group, Request
-from loaders.writer import PartialAtlas
+from loaders.atlases.writer import PartialAtlas
 from tests.benchmarks import reference_generation
 from tests.benchmarks.measure_training import machine
 

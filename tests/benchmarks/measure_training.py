@@ -27,8 +27,8 @@ from jobs.memory import reuse_memory
 from jobs.training.encode import AtlasLatents, encode_counts
 from jobs.training.feed import autoencoder_cells, flow_cells
 from jobs.training.worker import make_accelerator, new_model
-from loaders.prepared import Prepared
-from loaders.stream import in_order
+from loaders.preparation.prepared import Prepared
+from loaders.streaming.stream import in_order
 from tests.benchmarks import reference_recipe
 from tests.benchmarks.memory import PeakMemory
 

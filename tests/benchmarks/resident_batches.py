@@ -17,7 +17,7 @@ from cfgen_scale.counts import SparseCounts
 from cfgen_scale.training import AutoencoderStage, LatentBatch
 from cfgen_scale.types import CellBatch, Condition, IntArray
 from jobs.training.feed import ResidentLatents
-from loaders.order import Order
+from loaders.streaming.order import Order
 from tests.benchmarks.simulated_atlas import SimulatedAtlas
 
 

@@ -20,7 +20,7 @@ import torchdyn.numerics  # noqa: F401
 
 import cfgen_scale.model  # noqa: F401
 import jobs.generation.generate
-import loaders.assembly  # noqa: F401
+import loaders.atlases.assembly  # noqa: F401
 from jobs.generation.request import Group, Request
 
 REQUEST = Request((Group(50, told={"cell_type": "B"}), Group(40)))

@@ -23,7 +23,7 @@ import psutil
 
 from jobs.generation.generate import generate_atlas
 from jobs.generation.request import Group, Request
-from loaders.writer import PartialAtlas
+from loaders.atlases.writer import PartialAtlas
 from tests.tiny_model import save_tiny_model
 from tests.tree_bytes import tree_bytes
 

@@ -11,7 +11,7 @@ import pytest
 
 from jobs.generation.generate import generate_atlas
 from jobs.generation.request import Group, Request
-from loaders.writer import PartialAtlas
+from loaders.atlases.writer import PartialAtlas
 from tests.faults.generate_until_killed import generate
 from tests.tiny_model import save_tiny_model
 from tests.tree_bytes import tree_bytes

@@ -15,7 +15,7 @@ from jobs.training.books import BooksOnDisk
 from jobs.training.ray_worker import HandOver
 from jobs.training.run_directory import STAGES, RunDirectory, RunError, open_run, sole_trainer
 from jobs.training.worker import train_worker
-from loaders.prepared import Prepared
+from loaders.preparation.prepared import Prepared
 from tests.small_atlas import SMALL_RUN
 
 

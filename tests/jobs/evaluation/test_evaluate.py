@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from cfgen_scale.evaluation import EvaluationSettings
 from jobs.evaluation.evaluate import evaluate_files
-from loaders.prepare import prepare
+from loaders.preparation.prepare import prepare
 
 SETTINGS = EvaluationSettings(n_genes=50, n_components=5, repeats=1)
 

@@ -17,7 +17,7 @@ from jobs.cli import main
 from jobs.evaluation.guidance_protocols import guidance_files, intersection_files
 from jobs.evaluation.model_draws import ModelDraws
 from jobs.evaluation.protocol_tables import guidance_table, intersection_table
-from loaders.prepare import prepare
+from loaders.preparation.prepare import prepare
 from tests.small_atlas import small_atlas
 
 # so few cells stop a classifier early or at its most epochs, whichever is first

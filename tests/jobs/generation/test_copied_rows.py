@@ -14,8 +14,8 @@ from jobs.generation.copied_rows import LikeObs, copied_rows, read_rows
 from jobs.generation.generate import generate_atlas
 from jobs.generation.request import RequestError
 from jobs.generation.request_sources import like_obs_from_options
-from loaders.assembly import read_provenance
-from loaders.writer import PartialAtlas
+from loaders.atlases.assembly import read_provenance
+from loaders.atlases.writer import PartialAtlas
 from tests.tiny_model import JOINT_LABELS, SCHEMA
 from tests.tree_bytes import tree_bytes
 

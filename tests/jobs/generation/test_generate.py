@@ -15,8 +15,8 @@ from jobs.generation.crew import crew_of
 from jobs.generation.generate import generate_atlas
 from jobs.generation.plan import Chunk, make_plan
 from jobs.generation.request import Group, Request, SizeFactor
-from loaders.assembly import read_provenance
-from loaders.writer import PartialAtlas
+from loaders.atlases.assembly import read_provenance
+from loaders.atlases.writer import PartialAtlas
 from tests.tiny_model import GENES, JOINT_LABELS, SCHEMA, save_tiny_model
 from tests.tree_bytes import tree_bytes
 

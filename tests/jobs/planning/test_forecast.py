@@ -13,8 +13,8 @@ from cfgen_scale.model import ModelConfig
 from cfgen_scale.ode import OdeConfig
 from jobs.cli import main
 from jobs.planning.forecast import duration, evaluations, in_bytes
-from loaders.prepare import prepare
-from loaders.stream import CellStream
+from loaders.preparation.prepare import prepare
+from loaders.streaming.stream import CellStream
 from tests.small_atlas import N_GENES, small_atlas
 
 

@@ -15,7 +15,7 @@ import jobs.training.encode
 from cfgen_scale.model import CFGen
 from jobs.training.encode import AtlasLatents, encode_atlas
 from jobs.training.run_directory import RunDirectory
-from loaders.prepared import Prepared
+from loaders.preparation.prepared import Prepared
 from tests.small_atlas import N_TRAIN, N_VALIDATION
 from tests.tree_bytes import tree_bytes
 
@@ -136,7 +136,7 @@ def test_another_autoencoder_encodes_again(
 def test_other_cells_are_encoded_again(
     trained: Path, small_prepared: Path, run: RunDirectory, tmp_path: Path, encoded_cells: list[int]
 ) -> None:
-    from loaders.prepare import prepare
+    from loaders.preparation.prepare import prepare
 
     encode(trained, small_prepared, run)
     source = small_prepared.parent / "atlas.h5ad"

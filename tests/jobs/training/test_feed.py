@@ -17,7 +17,7 @@ from cfgen_scale.types import CellBatch
 from jobs.config import load_config
 from jobs.training.encode import AtlasLatents
 from jobs.training.feed import WaitClock, autoencoder_cells, flow_cells
-from loaders.prepared import Prepared
+from loaders.preparation.prepared import Prepared
 from tests.small_atlas import N_TRAIN, N_VALIDATION, SMALL_RUN
 
 # One epoch and a little more: 257 cells in batches of 48, the sixth of which has 17.
@@ -161,7 +161,7 @@ def test_workers_share_the_global_batches_of_counts(prepared: Prepared, world: i
 
 
 def test_without_validation_cells_there_are_none_to_score(tmp_path: Any, small_prepared: Any) -> None:
-    from loaders.prepare import prepare
+    from loaders.preparation.prepare import prepare
 
     source = small_prepared.parent / "atlas.h5ad"
     prepare(source, tmp_path / "p", labels=["cell_type"], validation_fraction=0, progress=False)

@@ -17,8 +17,8 @@ from jobs.config import ConfigError
 from jobs.tracking import Tracker, connect, list_models, resolve_model
 from jobs.training.run_directory import RunDirectory, RunError
 from jobs.training.train import require_one_launcher
-from loaders.prepare import prepare
-from loaders.prepared import Prepared
+from loaders.preparation.prepare import prepare
+from loaders.preparation.prepared import Prepared
 from tests.small_atlas import N_GENES, SMALL_RUN, metrics_of, small_atlas, train_small
 from tests.tree_bytes import tree_bytes
 

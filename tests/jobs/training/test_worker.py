@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from jobs.training.worker import make_accelerator, meet, new_model, threads_of_worker
-from loaders.order import Order
-from loaders.prepared import Prepared
+from loaders.preparation.prepared import Prepared
+from loaders.streaming.order import Order
 from tests.small_atlas import N_TRAIN, SMALL_RUN, metrics_of
 from tests.tree_bytes import tree_bytes
 
