@@ -6,8 +6,9 @@ cells kept, in the layout of loaders/layout.py), one for each modality. It is wr
 a time, and renamed when it is whole: what a run left that was killed, or whose disk was full, is removed, and
 the same command starts from the beginning.
 
-Memory is a slab of cells and a few numbers and the name of each cell; a repack adds what shuffle.py says, files in compressed chunks, however many, the one cache of stores/csr_arrays.py, and folders of
-matrix.mtx the largest of them.
+Memory is a slab of cells and a few numbers and the name of each cell; a repack adds what shuffle.py says,
+files in compressed chunks, however many, the one cache of stores/csr_arrays.py, and folders of matrix.mtx the
+largest of them.
 """
 
 import os
