@@ -13,7 +13,7 @@ from cfgen_scale.training.checkpoint import checkpoints
 from jobs.cli import main
 from jobs.training.ray_training import cause_of
 from jobs.training.run_directory import RunDirectory
-from tests.jobs.test_worker import require_equal_but_for_rounding
+from tests.jobs.training.test_worker import require_equal_but_for_rounding
 from tests.small_atlas import SMALL_RUN, metrics_of, train_small
 from tests.tree_bytes import tree_bytes
 
