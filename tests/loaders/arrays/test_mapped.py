@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zarr
 
-from loaders import mapped
+from loaders.arrays import mapped
 from loaders.arrays.mapped import MappedArray, RawAppender, can_be_mapped, chunk_length, chunk_path
 from loaders.arrays.runs import Runs
 from loaders.layout import create_raw_array

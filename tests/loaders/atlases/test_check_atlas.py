@@ -15,7 +15,8 @@ from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import AtlasSchema, GeneratedCells, Modality
 from loaders import check_atlas as checking
-from loaders import checked_cells, layout
+from loaders import layout
+from loaders.atlases import checked_cells
 from loaders.atlases.check_atlas import Report, check_atlas
 from loaders.atlases.checksums import digest, files_below, sums_text
 from tests.loaders.generated import CELL_TYPE, RNA, TWO_MODALITIES, cells_of, latents_of, write_atlas

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiledbsoma
 
-from loaders import soma_writer
+from loaders.atlases import soma_writer
 from loaders.atlases.soma_writer import write_soma
 from loaders.stores.opening import open_store
 from tests.loaders.generated import (

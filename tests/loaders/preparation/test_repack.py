@@ -10,7 +10,7 @@ import pytest
 import zarr
 from anndata import AnnData
 
-from loaders import mapped
+from loaders.arrays import mapped
 from loaders.arrays.mapped import MappedArray, chunk_path
 from loaders.layout import CODECS, Codec
 from loaders.preparation.prepare import prepare

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 # A process that kills itself when the n-th bucket is asked for, or before the whole takes its name.
 KILLED = """
 import os, signal, sys
-from loaders import shuffle
+from loaders.preparation import shuffle
 from loaders.preparation.prepare import prepare
 from loaders.preparation.shuffle import CellShuffle
 shuffle.BUCKET_BYTES = 5_000
@@ -101,7 +101,8 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(codec: Codec, tmp_pat
 PEAK = """
 import sys, threading, time
 from pathlib import Path
-from loaders import layout, shuffle
+from loaders.preparation import shuffle
+from loaders import layout
 from loaders.preparation.prepare import prepare
 # Buckets and shards so small that the smaller atlas fills them.
 shuffle.BUCKET_BYTES, layout.SHARD = 2 * 2**20, 2**20

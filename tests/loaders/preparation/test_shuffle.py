@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 from scipy.sparse import csr_matrix
 
-from loaders import shuffle
+from loaders.preparation import shuffle
 from loaders.preparation.shuffle import CellShuffle
 from loaders.streaming.permutation import key, permute
 

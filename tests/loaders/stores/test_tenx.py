@@ -95,7 +95,7 @@ def test_labels_that_are_not_there_are_asked_for_as_a_table(small: AnnData, tmp_
 
 
 def test_one_sample_of_text_is_in_memory_at_a_time(tmp_path: Path) -> None:
-    from loaders import tenx_mtx
+    from loaders.stores import tenx_mtx
 
     atlases = [make_atlas(n_cells=40, seed=seed) for seed in (1, 2)]
     stores = [open_store(write_tenx_mtx(a, tmp_path / f"s{i}")) for i, a in enumerate(atlases)]
