@@ -14,8 +14,8 @@ import zarr
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import AtlasSchema, GeneratedCells, Modality
-from loaders import check_atlas as checking
 from loaders import layout
+from loaders.atlases import check_atlas as checking
 from loaders.atlases import checked_cells
 from loaders.atlases.check_atlas import Report, check_atlas
 from loaders.atlases.checksums import digest, files_below, sums_text
