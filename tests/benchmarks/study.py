@@ -78,7 +78,7 @@ def missing_trials(
             by_training: dict[str, list[Row]] = {}
             for row in rows:
                 if (dataset, row.name, row.digest(common), seed, split) not in done:
-                    training = replace(row, guidance=1.0, steps=None).digest(common)
+                    training = row.training().digest(common)
                     by_training.setdefault(training, []).append(row)
             for together in by_training.values():
                 yield Trial(dataset, seed, tuple(together))
