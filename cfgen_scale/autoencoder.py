@@ -155,7 +155,9 @@ class Autoencoder(nn.Module):
         units = sum(config.hidden_of(name)[-1] for name in self.names) if joint else 0
         self.joint = nn.Linear(units, config.latent) if joint else nn.Identity()
 
-    def encode(self, counts: Sequence[SparseCounts], perturbation: Perturbation | None = None) -> torch.Tensor:
+    def encode(
+        self, counts: Sequence[SparseCounts], perturbation: Perturbation | None = None
+    ) -> torch.Tensor:
         """Latent (B, D) float32 of raw counts, one entry per modality; binarised ones are made so.
 
         ``perturbation`` is that of training, as far as it is about encoders.

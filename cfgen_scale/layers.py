@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-
 # Hidden units (B, H) and the number of their layer -> the units that are left of them.
 Dropout = Callable[[torch.Tensor, int], torch.Tensor]
 
@@ -42,7 +41,7 @@ class MLP(nn.Module):
             x = layer(x)
             if dropout is not None and isinstance(layer, nn.ELU):
                 x = dropout(x, number)
-        return x  # type: ignore[no-any-return]
+        return x
 
 
 class ScalarEmbedding(nn.Module):

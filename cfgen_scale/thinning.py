@@ -1,4 +1,4 @@
-"""Binomial thinning: of each cell's molecules a random share is kept, as if it had been sequenced less deeply."""
+"""Binomial thinning: a random share of a cell's molecules is kept, as if sequenced less deeply."""
 
 from dataclasses import replace
 
@@ -16,10 +16,10 @@ MOLECULES = 2**32  # of a cell, at most: so many draws are reserved for each
 def thinned(
     counts: SparseCounts, share: torch.Tensor, draws: CounterDraws, positions: torch.Tensor, name: str
 ) -> SparseCounts:
-    """Counts of which each molecule was kept with the probability ``share`` (B,) of its cell: x' ~ B(x, share).
+    """Counts of which each molecule was kept with the probability ``share`` (B,) of its cell: B(x, share).
 
-    The draws of a cell, addressed by ``name``, are functions of its place in ``positions`` (B,) and of its own
-    counts. Features without a molecule left are not among the non-zeros.
+    The draws of a cell, addressed by ``name``, are functions of its place in ``positions`` (B,) and of its
+    own counts. Features without a molecule left are not among the non-zeros.
     """
     few = counts.values <= LARGEST_DRAWN
     left = _drawn_one_by_one(counts, few, share, draws, positions, name)
@@ -28,9 +28,7 @@ def thinned(
         left[many] = _drawn_as_normal(counts, many, share, draws, positions, name)
     kept = left > 0
     before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
-    return replace(
-        counts, begins=before[counts.begins], features=counts.features[kept], values=left[kept]
-    )
+    return replace(counts, begins=before[counts.begins], features=counts.features[kept], values=left[kept])
 
 
 def _drawn_one_by_one(

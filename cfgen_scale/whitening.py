@@ -23,7 +23,8 @@ class Whitening(nn.Module):
     none            whatever the autoencoder's has: it is the same
 
     Of the first two, directions with less than ``floor`` of the largest variance are scaled as if they had
-    that much, so that rounding in a direction which the encoder does not use is not blown up to unit variance.
+    that much, so that rounding in a direction which the encoder does not use is not blown up to unit
+    variance.
     """
 
     mean: torch.Tensor
