@@ -8,9 +8,11 @@ import traceback
 from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 
-from . import commands, evaluate_commands, evaluate_options
-from .generate_options import ATTRIBUTES, check_options, decode_options, generate_options
-from .training_options import plan_options, train_options
+from . import commands
+from .evaluation import commands as evaluate_commands
+from .evaluation import options as evaluate_options
+from .generation.options import ATTRIBUTES, check_options, decode_options, generate_options
+from .training.options import plan_options, train_options
 
 OUR_PACKAGES = ("cfgen_scale", "loaders", "jobs")
 

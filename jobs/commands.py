@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .copied_rows import LikeObs
-    from .request import Request
+    from .generation.copied_rows import LikeObs
+    from .generation.request import Request
 
 
 def prepare(options: Namespace) -> None:
     """Check the cells, split them, gather statistics."""
-    from loaders.prepare import prepare
-    from loaders.store import RNA
+    from loaders.preparation.prepare import prepare
+    from loaders.stores.store import RNA
 
     modalities = _sources_by_name(options.modality)
     names = [RNA, *modalities]
@@ -86,7 +86,7 @@ def _by_modality(options: list[str], names: Sequence[str], option: str) -> str |
 def train(options: Namespace) -> None:
     """Train one stage or both; register the model where a name is given."""
     from .tracking import require_valid
-    from .train import launched_as, train
+    from .training.train import launched_as, train
 
     if options.register_as:
         require_valid(options.register_as, options.alias)
@@ -108,7 +108,7 @@ def train(options: Namespace) -> None:
         register_as=options.register_as,
         alias=options.alias,
     )
-    from .status import status_of
+    from .training.status import status_of
 
     rank, _ = launched_as()
     if rank == 0:
@@ -118,12 +118,12 @@ def train(options: Namespace) -> None:
 def plan(options: Namespace) -> None:
     """What an atlas costs on so many GPUs; or this machine measured, beside what the cost model says."""
     if options.measure:
-        from .measure_training import measure
+        from .planning.measure_training import measure
 
         for line in measure(options.genes):
             print(line, flush=True)
         return
-    from .forecast import forecast, planned_work
+    from .planning.forecast import forecast, planned_work
 
     work, device, host = planned_work(
         options.config,
@@ -142,8 +142,8 @@ def plan(options: Namespace) -> None:
 
 def generate(options: Namespace) -> None:
     """Draw the cells of a request into a new atlas."""
-    from .generate import generate_atlas
-    from .soma_beside import refuse_soma, write_soma_beside
+    from .generation.generate import generate_atlas
+    from .generation.soma_beside import refuse_soma, write_soma_beside
     from .tracking import resolve_model
 
     request = _request(options)
@@ -172,8 +172,8 @@ def generate(options: Namespace) -> None:
 
 def _request(options: Namespace) -> "Request | LikeObs":
     """The groups or the table that the options of generate ask for. Raises RequestError."""
-    from .request import RequestError
-    from .request_sources import like_obs_from_options, read_request, request_from_options
+    from .generation.request import RequestError
+    from .generation.request_sources import like_obs_from_options, read_request, request_from_options
 
     said = {name: getattr(options, name) for name in ("told", "untold", "guidance", "size_factor")}
     if options.copy_size_factors and not options.like_obs:
@@ -192,7 +192,7 @@ def _request(options: Namespace) -> "Request | LikeObs":
 
 def decode(options: Namespace) -> None:
     """Draw the counts of an atlas of latents."""
-    from .generate import decode_atlas
+    from .generation.generate import decode_atlas
     from .tracking import resolve_model
 
     model = resolve_model(options.model, uri=options.mlflow_uri)
@@ -205,7 +205,7 @@ def _cells_in(atlas: Path) -> str:
 
 def _cells_asked_for(atlas: Path) -> list[int] | None:
     """Of each group, as the atlas says itself; None where it is too damaged to say it."""
-    from loaders.assembly import read_provenance
+    from loaders.atlases.assembly import read_provenance
 
     try:
         return [group["cells"] for group in read_provenance(atlas)["plan"]["request"]]
@@ -215,7 +215,7 @@ def _cells_asked_for(atlas: Path) -> list[int] | None:
 
 def check(options: Namespace) -> None:
     """Verify a generated atlas; problems are an error."""
-    from loaders.check_atlas import check_atlas
+    from loaders.atlases.check_atlas import check_atlas
 
     report = check_atlas(options.atlas, progress=True, cells_per_group=_cells_asked_for(Path(options.atlas)))
     for problem in report.problems:
@@ -259,7 +259,7 @@ def promote_model(options: Namespace) -> None:
 
 def status(options: Namespace) -> None:
     """How far a run is, and what comes next."""
-    from .status import status_of
+    from .training.status import status_of
 
     print("\n".join(status_of(Path(options.run))))
 

@@ -27,14 +27,14 @@ def demo(out: str | Path) -> dict[str, Any]:
     returns the metrics.
     """
     from cfgen_scale.evaluation import summary_table
-    from loaders.prepare import prepare
+    from loaders.preparation.prepare import prepare
 
     from .cluster import cluster
-    from .evaluate import evaluate_files
-    from .generate import generate_atlas
-    from .request import Group, Request
+    from .evaluation.evaluate import evaluate_files
+    from .generation.generate import generate_atlas
+    from .generation.request import Group, Request
     from .tracking import resolve_model, tracking_uri
-    from .train import train
+    from .training.train import train
 
     out = Path(out)
     run, data, atlas, report = out / "run", out / "prepared", out / "atlas.zarr", out / "report"

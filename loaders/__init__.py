@@ -1,14 +1,14 @@
 """The bytes: stores of cells, the order in which they are read, and what is written back."""
 
-from loaders.balanced import Balance
-from loaders.dense import DenseBatches
-from loaders.opening import open_store
-from loaders.order import Order
-from loaders.prepare import prepare
-from loaders.prepared import Prepared
-from loaders.store import CellStore
-from loaders.stream import CellStream, in_order
-from loaders.torch_dataset import CellDataset
+from loaders.preparation.prepare import prepare
+from loaders.preparation.prepared import Prepared
+from loaders.stores.opening import open_store
+from loaders.stores.store import CellStore
+from loaders.streaming.balanced import Balance
+from loaders.streaming.dense import DenseBatches
+from loaders.streaming.order import Order
+from loaders.streaming.stream import CellStream, in_order
+from loaders.streaming.torch_dataset import CellDataset
 
 __all__ = [
     "Balance",

@@ -20,7 +20,7 @@ non-zeros, bytes per non-zero for counts and indices together):
   chunks, so that a shard has one writer; write whole shards (`SHARD` elements, aligned).
 
 That is the codec "zstd". The codec "none" stores counts and indices as they are, in few large raw files,
-which loaders/mapped.py maps and appends to: five or six bytes a non-zero, read several times as fast. Row
+which arrays/mapped.py maps and appends to: five or six bytes a non-zero, read several times as fast. Row
 pointers, obs and var are compressed in both.
 """
 
@@ -36,7 +36,7 @@ from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.codecs.numcodecs import Delta
 
-from loaders.mapped import RawAppender, can_be_mapped, chunk_length
+from loaders.arrays.mapped import RawAppender, can_be_mapped, chunk_length
 
 Codec = Literal["none", "zstd"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
@@ -171,7 +171,7 @@ def _bytes_of_element(dtype: np.dtype[Any]) -> int:
 
 
 def create_raw_array(group: zarr.Group, name: str, length: int, dtype: DTypeLike) -> zarr.Array[Any]:
-    """A 1-d array of ``length`` elements without compression, in few large chunks: see loaders/mapped.py."""
+    """A 1-d array of ``length`` elements without compression, in few large chunks: see arrays/mapped.py."""
     array = group.create_array(
         name,
         shape=(length,),

@@ -58,7 +58,7 @@ def small_atlas() -> AnnData:
 
 def prepare_small_atlas(folder: Path) -> Path:
     """Write the atlas as ``folder/atlas.h5ad`` and prepare it in ``folder/prepared``."""
-    from loaders.prepare import prepare
+    from loaders.preparation.prepare import prepare
 
     small_atlas().write_h5ad(folder / "atlas.h5ad")
     prepare(
@@ -73,8 +73,8 @@ def prepare_small_atlas(folder: Path) -> Path:
 
 
 def train_small(stages: Any, *, data: Path, run: Path, overrides: Sequence[str] = (), **options: Any) -> Path:
-    """`jobs.train.train` of SMALL_RUN, in this process unless ``workers`` says otherwise."""
-    from jobs.train import train
+    """`jobs.training.train.train` of SMALL_RUN, in this process unless ``workers`` says otherwise."""
+    from jobs.training.train import train
 
     settings = {"workers": 0, **options}
     return train(stages, data=data, run=run, overrides=[*SMALL_RUN, *overrides], **settings)

@@ -26,8 +26,8 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from cfgen_scale.autoencoder import Decoder
 from cfgen_scale.counter_draws import CounterDraws
+from cfgen_scale.decoders import NegativeBinomialDecoder
 from cfgen_scale.drawing import Distribution, compiled, decoded, draw_counts, draw_counts_on_device
 from tests.benchmarks.measure_training import machine
 from tests.benchmarks.roofline import FLOAT32, product_peak
@@ -126,12 +126,12 @@ def softmax_rows(products: Any, bias: Any, out: Any) -> float:
     return total
 
 
-def decoder_of(share: NDArray[Any], theta: NDArray[Any]) -> Decoder:
+def decoder_of(share: NDArray[Any], theta: NDArray[Any]) -> NegativeBinomialDecoder:
     """One with the genes' popularity as the bias, as training begins."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        totals = torch.from_numpy(share * 1e9).float()
-        made = Decoder(SIZES, feature_totals=totals, n_levels=None, theta=1.0)
+        bias = torch.from_numpy(np.log(share)).float()
+        made = NegativeBinomialDecoder(SIZES, bias=bias, n_levels=None, theta=1.0)
     with torch.no_grad():
         made.log_theta.copy_(torch.from_numpy(theta).log())
     return made.eval()

@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 
 from cfgen_scale.costs import Work, autoencoder_weights, parameters
 from cfgen_scale.model import CFGen
-from jobs.plan import CHUNK_CELLS
-from loaders.assembly import Assembly
+from jobs.generation.plan import CHUNK_CELLS
+from loaders.atlases.assembly import Assembly
+from loaders.atlases.writer import PartialAtlas
 from loaders.layout import SHARD
-from loaders.writer import PartialAtlas
 from tests.benchmarks.measure_training import SQUARE, machine
 
 REPEATS = 5

@@ -29,7 +29,7 @@ from cfgen_scale.training.stage_run import StageRun
 from cfgen_scale.types import AtlasSchema, CellBatch, Covariate, Modality
 from cfgen_scale.velocity import Velocity
 from jobs.config import load_config
-from jobs.worker import make_accelerator
+from jobs.training.worker import make_accelerator
 from tests.benchmarks.gpu_generation import (
     FULL_GENERATION,
     SMALL_GENERATION,

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from cfgen_scale.model import CFGen
-from jobs.generate import generate_atlas
-from jobs.request import Group, Request
+from jobs.generation.generate import generate_atlas
+from jobs.generation.request import Group, Request
 from tests.benchmarks.random_model import save_random_model
 from tests.benchmarks.roofline import finish
 

@@ -26,7 +26,7 @@ from tests.benchmarks.simulated_atlas import DONORS, TYPES, SimulatedAtlas, writ
 ATLAS, ANNBATCH, SOMA = "atlas.zarr", "annbatch.zarr", "soma"
 IN_PLACE, ANNBATCH_IN_PLACE, SOMA_IN_PLACE = "in-place", "annbatch-in-place", "soma-in-place"
 SOMA_CACHE = "soma-cache"  # the cells of SOMA_IN_PLACE, copied by reading them
-PACKED = "packed"  # packed-CODEC with a codec that `loaders.prepare` is told
+PACKED = "packed"  # packed-CODEC with a codec that `loaders.preparation.prepare` is told
 FRAGMENT_NON_ZEROS = 100_000_000  # written to SOMA at once: tiledbsoma.io's own goal
 
 

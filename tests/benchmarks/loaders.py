@@ -4,8 +4,8 @@
     python -m tests.benchmarks.loaders --root /tmp/atlas200k --cells 200000 --cores 1 2       (the figures)
 
 Needs the `bench` extra (annbatch, zarrs, tiledbsoma-ml). Stores are built under --root once and kept; packed
-ones with each `--codec` that `loaders.prepare` takes. Every loader runs in a process of its own, bound to as
-many cores as are asked for, once a round; its first batch is compared with anndata's own read of these cells.
+ones with each `--codec` that `prepare` takes. Every loader runs in a process of its own, bound to as many
+cores as are asked for, once a round; its first batch is compared with anndata's own read of these cells.
 What was measured beside the tables is in --out.
 """
 

@@ -25,10 +25,10 @@ import zarr
 
 from cfgen_scale.model import CFGen
 from jobs.cluster import cluster
-from jobs.generate import generate_atlas
-from jobs.plan import CHUNK_CELLS
-from jobs.request import Group, Request
-from loaders.writer import PartialAtlas
+from jobs.generation.generate import generate_atlas
+from jobs.generation.plan import CHUNK_CELLS
+from jobs.generation.request import Group, Request
+from loaders.atlases.writer import PartialAtlas
 from tests.benchmarks import reference_generation
 from tests.benchmarks.measure_training import machine
 

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.measure_training ours-autoencoder --data PREPARED --batch 256 --seconds 10
 
-Ours is what a run does: `jobs.worker`'s model and accelerator, `jobs.feed`'s cells, the one loop; without
-validation, and with one checkpoint at the end, which is not in the rate. The reference's loops
-(reference_recipe.py) hold up to --dense-cells cells in RAM. The first steps of each are not counted.
+Ours is what a run does: the model and accelerator of `jobs.training.worker`, the cells of `feed`, the one
+loop; without validation, and with one checkpoint at the end, which is not in the rate. The reference's
+loops (reference_recipe.py) hold up to --dense-cells cells in RAM. The first steps of each are not counted.
 """
 
 import argparse
@@ -23,12 +23,12 @@ import torch
 
 from cfgen_scale.training import AutoencoderStage, Cells, FlowStage, TrainConfig, run_stage
 from jobs.config import load_config
-from jobs.encode import AtlasLatents, encode_counts
-from jobs.feed import autoencoder_cells, flow_cells
 from jobs.memory import reuse_memory
-from jobs.worker import make_accelerator, new_model
-from loaders.prepared import Prepared
-from loaders.stream import in_order
+from jobs.training.encode import AtlasLatents, encode_counts
+from jobs.training.feed import autoencoder_cells, flow_cells
+from jobs.training.worker import make_accelerator, new_model
+from loaders.preparation.prepared import Prepared
+from loaders.streaming.stream import in_order
 from tests.benchmarks import reference_recipe
 from tests.benchmarks.memory import PeakMemory
 

@@ -16,8 +16,8 @@ from torch import nn
 from cfgen_scale.counts import SparseCounts
 from cfgen_scale.training import AutoencoderStage, LatentBatch
 from cfgen_scale.types import CellBatch, Condition, IntArray
-from jobs.feed import ResidentLatents
-from loaders.order import Order
+from jobs.training.feed import ResidentLatents
+from loaders.streaming.order import Order
 from tests.benchmarks.simulated_atlas import SimulatedAtlas
 
 

@@ -9,7 +9,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from cfgen_scale.costs import Work, autoencoder_step
-from jobs.measure_machine import best_seconds
+from jobs.planning.measure_machine import best_seconds
 
 TOP = 8
 

@@ -27,8 +27,8 @@ THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def prepare_cells(folder: Path, genes: int) -> Path:
-    from jobs.measure_machine import simulated
-    from loaders.prepare import prepare
+    from jobs.planning.measure_machine import simulated
+    from loaders.preparation.prepare import prepare
 
     AnnData(simulated(CELLS, genes)).write_h5ad(folder / "atlas.h5ad")
     prepare(folder / "atlas.h5ad", folder / "prepared", min_cells_per_gene=0, progress=False)

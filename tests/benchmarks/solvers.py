@@ -27,8 +27,8 @@ from cfgen_scale.evaluation import evaluate
 from cfgen_scale.model import CFGen
 from cfgen_scale.ode import FIXED_STEP, OdeConfig
 from cfgen_scale.types import GeneratedCells, IntArray
-from jobs.evaluate import real_cells
-from jobs.plan import CHUNK_CELLS
+from jobs.evaluation.evaluate import real_cells
+from jobs.generation.plan import CHUNK_CELLS
 from tests.benchmarks.measure_training import machine
 
 AT_ONCE = CHUNK_CELLS["cpu"]

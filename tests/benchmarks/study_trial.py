@@ -18,10 +18,10 @@ from anndata import AnnData
 
 from cfgen_scale.evaluation import EvaluationSettings, evaluate
 from cfgen_scale.model import CFGen
-from jobs.model_draws import ModelDraws
-from jobs.train import train
-from loaders.prepare import prepare
-from loaders.prepared import Prepared
+from jobs.evaluation.model_draws import ModelDraws
+from jobs.training.train import train
+from loaders.preparation.prepare import prepare
+from loaders.preparation.prepared import Prepared
 from tests.benchmarks.study_rows import DATA_SETS, DataSet, Row, row_from_json
 
 # A study is decided on more validation cells than a training needs; final models learn from half of those.

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cfgen_scale.model import CFGen
-from jobs.generate import generate_atlas
-from jobs.request import Group, Request
+from jobs.generation.generate import generate_atlas
+from jobs.generation.request import Group, Request
 from tests.benchmarks import generation, generation_parts, reference_generation, solvers
 from tests.benchmarks.random_model import gene_shares, library_for, save_random_model
 

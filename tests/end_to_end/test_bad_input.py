@@ -12,8 +12,8 @@ from scipy.sparse import csr_matrix
 
 from jobs.cli import main
 from jobs.config import load_config
-from jobs.run_directory import open_run
-from loaders.prepare import prepare
+from jobs.training.run_directory import open_run
+from loaders.preparation.prepare import prepare
 from tests.small_atlas import N_CELLS, SMALL_RUN, small_atlas
 from tests.tiny_model import save_tiny_model
 from tests.tree_bytes import tree_bytes
@@ -65,7 +65,7 @@ def renamed(name: Callable[[str], str]) -> AnnData:
 
 
 def begin_run(folder: Path) -> None:
-    from loaders.prepared import Prepared
+    from loaders.preparation.prepared import Prepared
 
     data = folder / "prepared"
     config = asdict(load_config(overrides=SMALL_RUN))

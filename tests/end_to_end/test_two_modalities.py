@@ -16,7 +16,7 @@ from cfgen_scale.types import GeneratedCells
 from jobs.cli import main
 from jobs.config import ConfigError
 from jobs.serving import ServedModel
-from loaders.prepared import Prepared
+from loaders.preparation.prepared import Prepared
 from tests.loaders.mudata_files import write_mudata
 from tests.small_atlas import SMALL_RUN, small_atlas, train_small
 

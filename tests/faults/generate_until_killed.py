@@ -19,16 +19,18 @@ from typing import Any
 import torchdyn.numerics  # noqa: F401
 
 import cfgen_scale.model  # noqa: F401
-import jobs.generate
-import loaders.assembly  # noqa: F401
-from jobs.request import Group, Request
+import jobs.generation.generate
+import loaders.atlases.assembly  # noqa: F401
+from jobs.generation.request import Group, Request
 
 REQUEST = Request((Group(50, told={"cell_type": "B"}), Group(40)))
 CHUNK_CELLS = 20
 
 
 def generate(model: Path, out: Path) -> Path:
-    return jobs.generate.generate_atlas(model, out, REQUEST, chunk_cells=CHUNK_CELLS, progress=False)
+    return jobs.generation.generate.generate_atlas(
+        model, out, REQUEST, chunk_cells=CHUNK_CELLS, progress=False
+    )
 
 
 class Renames:

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import psutil
 
-from jobs.generate import generate_atlas
-from jobs.request import Group, Request
-from loaders.writer import PartialAtlas
+from jobs.generation.generate import generate_atlas
+from jobs.generation.request import Group, Request
+from loaders.atlases.writer import PartialAtlas
 from tests.tiny_model import save_tiny_model
 from tests.tree_bytes import tree_bytes
 

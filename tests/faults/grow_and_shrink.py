@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-import jobs.ray_training
+import jobs.training.ray_training
 from cfgen_scale.training.checkpoint import checkpoints
 from tests.small_atlas import train_small
 
@@ -52,7 +52,7 @@ def main(data: Path, run: Path) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    jobs.ray_training.LOOK_FOR_ROOM = 3.0
+    jobs.training.ray_training.LOOK_FOR_ROOM = 3.0
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     ray.init(address=cluster.address, log_to_driver="-v" in sys.argv)
     # Nodes can be added in the main thread alone.

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.generate import generate_atlas
-from jobs.request import Group, Request
-from loaders.writer import PartialAtlas
+from jobs.generation.generate import generate_atlas
+from jobs.generation.request import Group, Request
+from loaders.atlases.writer import PartialAtlas
 from tests.faults.generate_until_killed import generate
 from tests.tiny_model import save_tiny_model
 from tests.tree_bytes import tree_bytes
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 MANY_CHUNKS = Request((Group(2000, {"cell_type": "B"}),))
 RAY_DRIVER = """
 import sys
-from jobs.generate import generate_atlas
+from jobs.generation.generate import generate_atlas
 from tests.faults.test_killed_generation import MANY_CHUNKS
 generate_atlas(sys.argv[1], sys.argv[2], MANY_CHUNKS, chunk_cells=5, workers=2, progress=False)
 """

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.run_directory import RunDirectory
 from jobs.tracking import connect
+from jobs.training.run_directory import RunDirectory
 from tests.faults.train_until_killed import train
 from tests.small_atlas import SMALL_RUN, metrics_of
 from tests.tree_bytes import tree_bytes

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.test_killed_training import finish, kill_all, require_same_run, start
-from tests.jobs.test_worker import TORCHRUN
+from tests.jobs.training.test_worker import TORCHRUN
 from tests.small_atlas import SMALL_RUN
 
 pytestmark = pytest.mark.slow

@@ -10,12 +10,12 @@ from torch import nn
 
 from cfgen_scale.training.checkpoint import Snapshot, TrainState, checkpoints, save_checkpoint
 from cfgen_scale.training.optimisation import AveragedWeights
-from jobs.books import BooksOnDisk
 from jobs.config import load_config
-from jobs.ray_worker import HandOver
-from jobs.run_directory import STAGES, RunDirectory, RunError, open_run, sole_trainer
-from jobs.worker import train_worker
-from loaders.prepared import Prepared
+from jobs.training.books import BooksOnDisk
+from jobs.training.ray_worker import HandOver
+from jobs.training.run_directory import STAGES, RunDirectory, RunError, open_run, sole_trainer
+from jobs.training.worker import train_worker
+from loaders.preparation.prepared import Prepared
 from tests.small_atlas import SMALL_RUN
 
 

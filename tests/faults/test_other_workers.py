@@ -12,7 +12,7 @@ from cfgen_scale.files import read_json
 from jobs.tracking import connect
 from tests.faults.test_killed_training import ROOT, finish, kill_all, launch, start
 from tests.faults.train_until_killed import RARE_CHECKPOINTS
-from tests.jobs.test_worker import require_equal_but_for_rounding
+from tests.jobs.training.test_worker import require_equal_but_for_rounding
 from tests.small_atlas import train_small
 
 pytestmark = pytest.mark.slow

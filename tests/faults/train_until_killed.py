@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jobs.books
-import jobs.encode
+import jobs.training.books
+import jobs.training.encode
 from tests.small_atlas import train_small
 
 RARE_CHECKPOINTS = ("autoencoder.checkpoint_every_cells=600", "flow.checkpoint_every_cells=600")
@@ -53,7 +53,11 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def lie_in_wait(self) -> None:
-        rename, append, finish = os.replace, jobs.books.append_metrics, jobs.encode.finish_latents
+        rename, append, finish = (
+            os.replace,
+            jobs.training.books.append_metrics,
+            jobs.training.encode.finish_latents,
+        )
 
         def replace(source: Any, target: Any, **options: Any) -> None:
             # Zarr renames each of its files too; they are parts of latents that are still being written.
@@ -68,8 +72,8 @@ class Killer:
             self.around(event_of(Path(path)), lambda: finish(path))
 
         os.replace = replace
-        jobs.books.append_metrics = append_metrics
-        jobs.encode.finish_latents = finish_latents
+        jobs.training.books.append_metrics = append_metrics
+        jobs.training.encode.finish_latents = finish_latents
 
 
 def in_a_fork(work: Callable[[], Any]) -> int:

@@ -8,8 +8,8 @@ import anndata
 import pytest
 
 from jobs.cli import main, parse
-from jobs.status import status_of
 from jobs.tracking import TrackingError
+from jobs.training.status import status_of
 from tests.loaders.conftest import make_atlas, write_obs_table
 from tests.loaders.experiments import add_measurement, write_experiment
 from tests.loaders.tenx_files import write_tenx_h5
@@ -336,7 +336,7 @@ def test_status_of_a_complete_run(run_dir):
 
 
 def test_status_knows_that_training_goes_on(run_dir):
-    from jobs.run_directory import RunDirectory, sole_trainer
+    from jobs.training.run_directory import RunDirectory, sole_trainer
 
     with sole_trainer(RunDirectory(run_dir)):
         assert next(iter(status_of(run_dir))).endswith("in training now")

@@ -14,8 +14,8 @@ import zarr
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
-from loaders.prepare import prepare
-from loaders.prepared import Prepared
+from loaders.preparation.prepare import prepare
+from loaders.preparation.prepared import Prepared
 from tests.loaders.experiments import write_experiment
 from tests.loaders.mudata_files import write_mudata
 from tests.loaders.tenx_files import write_tenx_h5, write_tenx_mtx

@@ -7,8 +7,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from cfgen_scale.types import AtlasSchema, Covariate, GeneratedCells, Modality
-from loaders.assembly import finish
-from loaders.writer import PartialAtlas
+from loaders.atlases.assembly import finish
+from loaders.atlases.writer import PartialAtlas
 
 CELL_TYPE = Covariate("cell_type", ("B", "T"))
 RNA = Modality("rna", "negative_binomial", tuple(f"gene_{i}" for i in range(300)))

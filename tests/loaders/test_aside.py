@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from loaders.aside import written_aside
-from loaders.prepare import prepare
+from loaders.preparation.prepare import prepare
 from tests.loaders.conftest import make_atlas, write_as
 from tests.tree_bytes import tree_bytes
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 SLOW = """
 import sys
 import loaders
-module = sys.modules["loaders.prepare"]
+module = sys.modules["loaders.preparation.prepare"]
 source, out = sys.argv[1:]
 write = module.write_prepared
 def waiting(*args, **options):

@@ -9,7 +9,7 @@ import pytest
 import scanpy as sc
 from anndata import AnnData
 
-from loaders.prepare import prepare
+from loaders.preparation.prepare import prepare
 from tests.loaders.conftest import make_atlas, write_as
 from tests.loaders.generated import cells_of, write_atlas
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from loaders.latents import create_latents, finish_latents, open_latents, write_latents
-from loaders.order import sequential
+from loaders.streaming.order import sequential
 
 ROWS = np.arange(3, 1003, 2)
 

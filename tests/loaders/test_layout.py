@@ -17,7 +17,7 @@ from loaders.layout import (
     index_dtype,
     narrowest_unsigned,
 )
-from loaders.packed import PackedWriter
+from loaders.preparation.packed import PackedWriter
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
-from loaders.opening import open_store
-from loaders.prepare import prepare
+from loaders.preparation.prepare import prepare
+from loaders.stores.opening import open_store
 from tests.loaders.conftest import as_nobody, make_atlas, write_as
 
 Damage = Callable[[Path], None]

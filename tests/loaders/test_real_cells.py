@@ -7,8 +7,8 @@ import anndata
 import numpy as np
 import pytest
 
-from loaders.prepare import prepare
-from loaders.stream import CellStream
+from loaders.preparation.prepare import prepare
+from loaders.streaming.stream import CellStream
 
 DATA = Path(os.environ.get("CFGEN_SCALE_DATA") or "/nonexistent")
 

@@ -1,0 +1,1 @@
+"""The protocols of evaluation on files: cells and models in, reports out."""

@@ -1,0 +1,1 @@
+"""Arrays in chunks: decoded, mapped, kept, and the compiled loops over their elements."""

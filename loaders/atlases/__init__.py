@@ -1,0 +1,1 @@
+"""Generated atlases: chunks, assembly, the finished atlas read back and verified."""

@@ -1,0 +1,1 @@
+"""An atlas prepared: checked, counted, split, copied; opened again."""

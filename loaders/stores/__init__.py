@@ -1,0 +1,1 @@
+"""Stores of cells, each read where it lies, and what opens them."""

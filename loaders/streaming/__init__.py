@@ -1,0 +1,1 @@
+"""The order of cells, and batches in that order."""
