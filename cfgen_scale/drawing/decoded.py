@@ -46,8 +46,8 @@ def draw_decoded(
     log_size_factor  (B,) log l; of Bernoulli draws not looked at
     keys             (B,) int64, 64 random bits a cell
 
-    On a GPU all is drawn there, and the counts above 0 alone come back. Either way, some rows at a time: memory does
-    not grow with B x G. Raises ValueError as `draw_counts`.
+    On a GPU all is drawn there, and the counts above 0 alone come back. Either way it goes some rows at a
+    time: memory does not grow with B x G. Raises ValueError as `draw_counts`.
     """
     if hidden.device.type != "cpu":
         return draw_decoded_on_device(hidden, last, log_size_factor, keys, distribution)
