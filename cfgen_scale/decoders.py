@@ -9,8 +9,8 @@ from torch import nn
 
 from .aligned_linear import AlignedLinear
 from .counts import SparseCounts
-from .drawing import Distribution, draw_decoded
-from .layers import MLP
+from .drawing import Distribution, Thetas, draw_decoded
+from .layers import MLP, Dropout
 from .likelihoods import negative_binomial_log_prob
 from .peak_likelihoods import bernoulli_log_prob, poisson_log_prob
 from .types import LikelihoodKind, Modality
@@ -43,8 +43,15 @@ class Decoder(nn.Module):
         """The distribution of cells with latents (B, D), log l (B,) and levels of theta (B,)."""
         raise NotImplementedError
 
-    def log_prob(self, counts: SparseCounts, z: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor:
-        """Log-probability (B,) of counts whose library sizes are their own totals."""
+    def log_prob(
+        self,
+        counts: SparseCounts,
+        z: torch.Tensor,
+        levels: torch.Tensor | None,
+        dropout: Dropout | None = None,
+    ) -> torch.Tensor:
+        """Log-probability (B,) of counts whose library sizes are their own totals, with ``dropout`` of hidden
+        units."""
         raise NotImplementedError
 
     def distribution(self, levels: torch.Tensor | None) -> Distribution:
@@ -85,6 +92,7 @@ class NegativeBinomialDecoder(Decoder):
         super().__init__(sizes, bias=bias)
         shape = (sizes[-1],) if n_levels is None else (n_levels, sizes[-1])
         self.log_theta = nn.Parameter(torch.full(shape, float(theta)).log())
+        self._drawn_with: tuple[torch.Tensor, Thetas] | None = None
 
     def forward(
         self, z: torch.Tensor, log_size_factor: torch.Tensor | None, levels: torch.Tensor | None
@@ -92,15 +100,33 @@ class NegativeBinomialDecoder(Decoder):
         table, rows = self.theta_table(levels)
         return self._log_mean(z, log_size_factor), table if rows is None else table[rows]
 
-    def log_prob(self, counts: SparseCounts, z: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor:
+    def log_prob(
+        self,
+        counts: SparseCounts,
+        z: torch.Tensor,
+        levels: torch.Tensor | None,
+        dropout: Dropout | None = None,
+    ) -> torch.Tensor:
         log_theta, rows = self.theta_table(levels)
-        return negative_binomial_log_prob(counts, self.network(z), counts.totals().log(), log_theta, rows)
+        logits = self.network(z, dropout)
+        return negative_binomial_log_prob(counts, logits, counts.totals().log(), log_theta, rows)
 
     @torch.no_grad()
     def distribution(self, levels: torch.Tensor | None) -> Distribution:
         log_theta, rows = self.theta_table(levels)
-        theta = torch.atleast_2d(log_theta).double().exp().cpu().numpy()
-        return Distribution(self.likelihood, theta, None if rows is None else rows.cpu().numpy())
+        return Distribution(
+            self.likelihood, self._thetas(log_theta), None if rows is None else rows.cpu().numpy()
+        )
+
+    def _thetas(self, log_theta: torch.Tensor) -> Thetas:
+        """Those that the last draws were made with, unless training has changed them since."""
+        if self._drawn_with is not None:
+            before, thetas = self._drawn_with
+            if before.device == log_theta.device and torch.equal(before, log_theta):
+                return thetas
+        thetas = Thetas(torch.atleast_2d(log_theta).double().exp().cpu().numpy())
+        self._drawn_with = log_theta, thetas
+        return thetas
 
     def theta_table(self, levels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """log theta (G,), or that of every level and of none (L + 1, G) and each cell's row in it (B,)."""
@@ -121,8 +147,14 @@ class PoissonDecoder(Decoder):
     ) -> Decoded:
         return self._log_mean(z, log_size_factor), None
 
-    def log_prob(self, counts: SparseCounts, z: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor:
-        return poisson_log_prob(counts, self.network(z), counts.totals().log())
+    def log_prob(
+        self,
+        counts: SparseCounts,
+        z: torch.Tensor,
+        levels: torch.Tensor | None,
+        dropout: Dropout | None = None,
+    ) -> torch.Tensor:
+        return poisson_log_prob(counts, self.network(z, dropout), counts.totals().log())
 
 
 class BernoulliDecoder(Decoder):
@@ -135,8 +167,14 @@ class BernoulliDecoder(Decoder):
     ) -> Decoded:
         return self.network(z).float(), None
 
-    def log_prob(self, counts: SparseCounts, z: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor:
-        return bernoulli_log_prob(counts, self.network(z))
+    def log_prob(
+        self,
+        counts: SparseCounts,
+        z: torch.Tensor,
+        levels: torch.Tensor | None,
+        dropout: Dropout | None = None,
+    ) -> torch.Tensor:
+        return bernoulli_log_prob(counts, self.network(z, dropout))
 
 
 def decoder_of(

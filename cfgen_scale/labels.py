@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .randomness import generator
+from .counter_draws import CounterDraws, shifted
 from .types import NOT_TOLD, AtlasSchema, IntArray, SchemaError
 
 
@@ -33,8 +33,10 @@ class LabelFrequencies:
         untold: Sequence[str] = (),
         seed: int,
         index: int = 0,
+        first: int = 0,
     ) -> IntArray:
-        """Labels (n, K) int64 of n cells, a function of ``(seed, index)``.
+        """Labels (n, K) int64 of the cells ``first`` to ``first + n`` of a batch; those of each are a
+        function of ``(seed, index)`` and its place in the batch.
 
         Attributes in ``told`` have that category; those in ``untold`` are -1; all others are drawn together
         from their observed combinations among the training cells that have the told categories. Raises
@@ -59,7 +61,7 @@ class LabelFrequencies:
                     f"no training cell has {dict(told)} with known {names}, so {names} cannot be drawn. "
                     f"Tell a category of {names}, or leave it untold."
                 )
-            labels[:, drawn] = self._choose(n, fits, seed, index)[:, drawn]
+            labels[:, drawn] = self._choose(fits, seed, index, range(first, first + n))[:, drawn]
         return labels
 
     def _require_trained(self, fixed: Mapping[int, int], schema: AtlasSchema) -> None:
@@ -73,9 +75,11 @@ class LabelFrequencies:
                     f"has not learnt it. Tell one of: {', '.join(map(repr, trained))}."
                 )
 
-    def _choose(self, n: int, fits: np.ndarray, seed: int, index: int) -> IntArray:
+    def _choose(self, fits: np.ndarray, seed: int, index: int, places: range) -> IntArray:
         share = np.cumsum(np.where(fits, self.cells, 0)) / self.cells[fits].sum()
-        uniform = torch.rand(n, generator=generator(seed, "labels", index), dtype=torch.float64).numpy()
+        at = torch.arange(places.start, places.stop)
+        bits = CounterDraws(seed, "labels", index).bits("combinations", at)
+        uniform = (shifted(bits, 11).double() * 2.0**-53).numpy()
         chosen = np.minimum(np.searchsorted(share, uniform, side="right"), np.flatnonzero(fits)[-1])
         return self.codes[chosen]
 

@@ -1,16 +1,17 @@
 """Who does the jobs of a generated atlas: this process, or Ray actors that share its file system.
 
-A job is one call of a method of `AtlasWorker`; both kinds of crew take jobs from an iterator, one for each
-free worker, and yield receipts in the order in which they are done.
+A job is one call of a method of `AtlasWorker`; both kinds of crew take jobs from an iterator, ``AT_ONCE`` for
+each worker, and yield receipts as they are done.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from ..cluster import cluster
-from .chunk_workers import AtlasWorker, Receipt
+from .chunk_workers import AT_ONCE, AtlasWorker, Receipt
 
 LOST_WORKERS = 8
 
@@ -21,6 +22,10 @@ class Crew(Protocol):
     def run(self, method: str, jobs: Iterable[Any], *shared: Any) -> Iterator[Receipt]:
         """Call ``method`` of some worker with each job and what all jobs share. An error in a job is raised
         as it is."""
+        ...
+
+    def leave_gpus(self, jobs: int) -> None:
+        """Give GPUs back: so many jobs are left, which need none, but all CPUs that there are."""
         ...
 
 
@@ -39,37 +44,45 @@ def crew_of(worker: AtlasWorker, *, workers: int) -> Iterator[Crew]:
 
 
 class Alone:
-    """This process does one job after the other."""
+    """Threads of this process, of which one draws."""
 
     def __init__(self, worker: AtlasWorker) -> None:
         self._worker = worker
 
     def run(self, method: str, jobs: Iterable[Any], *shared: Any) -> Iterator[Receipt]:
-        for job in jobs:
-            yield getattr(self._worker, method)(job, *shared)
+        begun: deque[Future[Receipt]] = deque()
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            for job in jobs:
+                if len(begun) == AT_ONCE:
+                    yield begun.popleft().result()
+                begun.append(threads.submit(getattr(self._worker, method), job, *shared))
+            while begun:
+                yield begun.popleft().result()
+
+    def leave_gpus(self, jobs: int) -> None:
+        """Nothing: this process keeps what it has until it ends."""
 
 
 class RayCrew:
     """``workers`` actors, each with one CPU (and one GPU if the plan is for cuda), and what each is doing.
 
     An actor takes the next job when it is done with one. One that is lost, with its node or alone, is
-    replaced, and its job is given to another; RuntimeError where ``LOST_WORKERS`` more were lost at one and
+    replaced, and its jobs are given to others; RuntimeError where ``LOST_WORKERS`` more were lost at one and
     the same job. Raises ValueError for a plan for cuda in a cluster without a GPU.
     """
 
     def __init__(self, worker: AtlasWorker, workers: int) -> None:
         import ray
 
-        gpus = 1 if worker.plan.device == "cuda" else 0
-        if gpus and ray.cluster_resources().get("GPU", 0) < 1:
+        self._gpus = 1 if worker.plan.device == "cuda" else 0
+        if self._gpus and ray.cluster_resources().get("GPU", 0) < 1:
             raise ValueError("device is 'cuda', but the Ray cluster has no GPU. Use device 'cpu'.")
-        actor_class = ray.remote(num_cpus=1, num_gpus=gpus)(AtlasWorker)
-        told = (worker.model_path, worker.plan, worker.partial, worker.latents)
-        self._hire: Callable[[], Any] = lambda: actor_class.remote(*told)
+        self._told = (worker.model_path, worker.plan, worker.partial, worker.latents)
         # Task -> its actor and job. The first task of an actor is to be ready, and only then does it get a
         # job: an actor that the cluster has no place for holds none back.
         self._tasks: dict[Any, tuple[Any, Any]] = {}
-        self._idle: list[Any] = []
+        self._ready: list[Any] = []
+        self._dismissed: set[Any] = set()
         self._losses: Counter[Any] = Counter()
         for _ in range(workers):
             self._start()
@@ -83,8 +96,8 @@ class RayCrew:
         while True:
             if job is None:
                 job = returned.popleft() if returned else next(waiting, None)
-            if job is not None and self._idle:
-                actor = self._idle.pop()
+            actor = self._least_busy()
+            if job is not None and actor is not None:
                 self._tasks[getattr(actor, method).remote(job, *handles)] = (actor, job)
                 job = None
             elif job is None and not self._is_busy:
@@ -99,12 +112,34 @@ class RayCrew:
         """End all actors, whatever they are doing."""
         import ray
 
-        for actor in [*self._idle, *(actor for actor, _ in self._tasks.values())]:
+        for actor in {*self._ready, *(actor for actor, _ in self._tasks.values())}:
             ray.kill(actor)
 
+    def leave_gpus(self, jobs: int) -> None:
+        import ray
+
+        if not self._gpus:
+            return
+        cpus = len(self._ready) + int(ray.available_resources().get("CPU", 0))
+        self.dismiss()
+        self._ready.clear()
+        self._tasks.clear()
+        self._gpus = 0
+        for _ in range(min(jobs, cpus)):
+            self._start()
+
     def _start(self) -> None:
-        actor = self._hire()
+        import ray
+
+        options = {"num_cpus": 1, "num_gpus": self._gpus, "max_concurrency": AT_ONCE}
+        actor = ray.remote(**options)(AtlasWorker).remote(*self._told)
         self._tasks[actor.ready.remote()] = (actor, None)
+
+    def _least_busy(self) -> Any:
+        """The actor that has the fewest jobs; None if all have ``AT_ONCE``."""
+        busy = Counter(actor for actor, _ in self._tasks.values())
+        actor = min(self._ready, key=lambda ready: busy[ready], default=None)
+        return None if actor is None or busy[actor] >= AT_ONCE else actor
 
     @property
     def _is_busy(self) -> bool:
@@ -126,10 +161,22 @@ class RayCrew:
                 raise RuntimeError(
                     f"{self._losses[job]} generation workers were lost one after the other. The last: {error}"
                 ) from error
-            ray.kill(actor)  # one that cannot be reached may live on
-            self._start()
+            self._replace(actor)
             return None, [] if job is None else [job]
-        self._idle.append(actor)
+        if job is None:
+            self._ready.append(actor)
         # A worker that answers shows that others may be lost again for reasons of their own.
         del self._losses[job], self._losses[None]
         return receipt, []
+
+    def _replace(self, actor: Any) -> None:
+        """Start another one, unless that was done at the first of its jobs that was lost."""
+        import ray
+
+        if actor in self._dismissed:
+            return
+        self._dismissed.add(actor)
+        if actor in self._ready:
+            self._ready.remove(actor)
+        ray.kill(actor)  # one that cannot be reached may live on
+        self._start()

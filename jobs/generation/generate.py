@@ -29,20 +29,22 @@ def generate_atlas(
     solver: str | None = None,
     steps: int | None = None,
     tolerance: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
     content: Content = "counts",
     device: str = "cpu",
     progress: bool = True,
 ) -> Path:
     """Draw the cells of ``request`` from a saved model and write them as an AnnData-Zarr v3 at ``out``.
 
-    The bytes depend on model, request, seed, chunk_cells, solver, steps, tolerance, content and kind of
+    The bytes depend on model, request, seed, chunk_cells, what the ODE is told, content and kind of
     device, not on workers or interruptions. A finished ``out`` of the same plan is returned as it is.
 
     request      groups of cells, or a table to be copied
     workers      processes that draw cells; one thread each. 1 is this process, more are Ray actors
     use_ray      True or False to decide otherwise than by the number of workers
-    chunk_cells  cells drawn at a time; None: 512, on a GPU 8,192, which needs 10 x chunk_cells x G x 4 bytes
+    chunk_cells  cells drawn at a time; None: 512, on a GPU 8,192
     solver       of the ODE, with ``steps`` if it takes fixed ones, else ``tolerance``; None: the model's own
+    guidance_interval   times between which guidance acts, 0 noise and 1 data; None: the model's own
     content      "latents": no counts, which `decode_atlas` can draw from them later
     device       cpu or cuda (a GPU for each worker)
 
@@ -55,7 +57,7 @@ def generate_atlas(
     out = _local(out)
     with_ray = _with_ray(workers, use_ray, device)
     model = CFGen.load(model_path)
-    ode = _ode(model, solver, steps, tolerance)
+    ode = _ode(model, solver, steps, tolerance, guidance_interval)
     with _read(request, model, out) as (groups, rows):
         plan = make_plan(
             groups,
@@ -159,7 +161,13 @@ def _with_ray(workers: int, use_ray: bool | None, device: str) -> bool:
     return with_ray
 
 
-def _ode(model: "CFGen", solver: str | None, steps: int | None, tolerance: float | None) -> "OdeConfig":
+def _ode(
+    model: "CFGen",
+    solver: str | None,
+    steps: int | None,
+    tolerance: float | None,
+    guidance_interval: tuple[float, float] | None,
+) -> "OdeConfig":
     from cfgen_scale.ode import FIXED_STEP
 
     chosen = solver or model.config.ode.solver
@@ -169,7 +177,14 @@ def _ode(model: "CFGen", solver: str | None, steps: int | None, tolerance: float
         )
     if tolerance is not None and chosen in FIXED_STEP:
         raise ValueError(f"{chosen} takes fixed steps; a tolerance goes with dopri5 or tsit5. Leave one out.")
-    changes: dict[str, Any] = {"solver": solver, "steps": steps, "tolerance": tolerance}
+    guide_from, guide_to = guidance_interval or (None, None)
+    changes: dict[str, Any] = {
+        "solver": solver,
+        "steps": steps,
+        "tolerance": tolerance,
+        "guide_from": guide_from,
+        "guide_to": guide_to,
+    }
     return replace(model.config.ode, **{name: v for name, v in changes.items() if v is not None})
 
 

@@ -125,6 +125,8 @@ def _write_missing(crew: Crew, plan: Plan, partial: "PartialAtlas", what: str, p
 
 def _assemble_missing(crew: Crew, plan: Plan, assembly: Any, progress: bool) -> None:
     tasks = assembly.tasks()
+    if tasks:
+        crew.leave_gpus(len(tasks))
     done = assembly.bytes - sum(task.bytes for task in tasks)
     receipts = crew.run("assemble", tasks, assembly)
     _follow(receipts, "assembling", plan.n_cells, progress, done=done, whole=assembly.bytes)

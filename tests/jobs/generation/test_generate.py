@@ -16,6 +16,7 @@ from jobs.generation.generate import generate_atlas
 from jobs.generation.plan import Chunk, make_plan
 from jobs.generation.request import Group, Request, SizeFactor
 from loaders.atlases.assembly import read_provenance
+from loaders.atlases.check_atlas import check_atlas
 from loaders.atlases.writer import PartialAtlas
 from tests.tiny_model import GENES, JOINT_LABELS, SCHEMA, save_tiny_model
 from tests.tree_bytes import tree_bytes
@@ -86,6 +87,30 @@ def test_drawn_attributes_follow_the_joint_distribution(model_path: Path, tmp_pa
     assert set(found.index) == set(expected)
     chi_square = sum((found[codes] - n) ** 2 / n for codes, n in expected.items())
     assert chi_square < 18.47
+
+
+def test_many_small_groups_share_a_chunk_and_keep_what_is_theirs(model_path: Path, tmp_path: Path) -> None:
+    """300 groups of 3 cells in 9 chunks; donors of B cells as they occur, 3 to 1, at the 0.1 % level."""
+    told = ({"cell_type": "NK", "donor": "d2"}, {"cell_type": "B"}, {"cell_type": "T"})
+    kinds = [Group(3, of_kind) for of_kind in told]
+    asked = [
+        Group(3, {"donor": "d1"}, size_factors={"": SizeFactor(np.log(50.0))}),
+        Group(3, size_factors={"": SizeFactor(np.log(70.0))}),
+    ]
+    request = Request((*kinds * 100, *asked))
+    out = generate(model_path, tmp_path / "a.zarr", request=request, chunk_cells=100)
+    obs = anndata.read_zarr(out).obs
+    assert obs["request_chunk"].max() == 9
+    assert obs["request_group"].tolist() == np.repeat(np.arange(302), 3).tolist()
+    assert obs["cell_type"][:900].tolist() == (["NK"] * 3 + ["B"] * 3 + ["T"] * 3) * 100
+    donors = obs["donor"][:900].to_numpy().reshape(100, 3, 3)
+    assert (donors[:, 0] == "d2").all()
+    first = int((donors[:, 1] == "d1").sum())
+    assert (first - 225) ** 2 / (300 * 0.75 * 0.25) < 10.83
+    assert len({tuple(cells) for cells in donors[:, 2].tolist()}) > 4, "groups do not repeat one another"
+    assert (obs["donor"][900:903] == "d1").all()
+    np.testing.assert_allclose(obs["size_factor"][900:], [50] * 3 + [70] * 3, rtol=1e-5)
+    assert check_atlas(out).ok
 
 
 def test_size_factors_asked_for(model_path: Path, tmp_path: Path) -> None:
@@ -179,6 +204,7 @@ def test_a_stopped_run_writes_only_what_is_missing(
         ({"request": Request((Group(5),))}, "another request"),
         ({"chunk_cells": 21}, r"another chunk_cells \(20 there, 21 asked for\)"),
         ({"steps": 3}, "another ode"),
+        ({"guidance_interval": (0.2, 0.8)}, "another ode"),
         ({"solver": "dopri5", "tolerance": 1e-3}, "another ode"),
         ({"content": "latents"}, r"another content \(counts there, latents asked for\)"),
     ],
@@ -228,6 +254,7 @@ def test_an_unfinished_atlas_of_another_plan_or_version_is_refused(
         ({"workers": 2, "use_ray": False}, ValueError, "2 workers need Ray"),
         ({"solver": "rk4"}, ValueError, "unknown solver 'rk4'"),
         ({"steps": 0}, ValueError, "steps must be at least 1"),
+        ({"guidance_interval": (0.8, 0.2)}, ValueError, "between two times"),
         ({"tolerance": 1e-3}, ValueError, "midpoint takes fixed steps; a tolerance goes with dopri5"),
         ({"solver": "dopri5", "steps": 5}, ValueError, "dopri5 chooses its own steps"),
         ({"solver": "dopri5", "tolerance": 0.0}, ValueError, "tolerance must be positive"),
