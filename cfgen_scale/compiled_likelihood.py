@@ -14,7 +14,12 @@ from torch.autograd.function import once_differentiable
 
 from .counts import SparseCounts
 from .threads import in_parts
-from .vector_math import LOOSE_SUMS, exp_of_negative, larger, log_1_plus
+from .vector_math import exp_of_negative, largest_of, log_1_plus
+
+VECTOR_MATH = "0d21256c07a2d986"  # digest of vector_math.py: compiled anew when it changes
+
+# Sums in any order, fused products: of these loops, not of the functions that they call.
+LOOSE_SUMS = {"reassoc", "contract", "nsz"}
 
 # Up to here lgamma(x + theta) - lgamma(theta) is the logarithm of a product of x factors.
 MOST_FACTORS = 32
@@ -55,7 +60,7 @@ def log_prob_of_cells(
         row = logits[begin : begin + np.uint64(share.shape[1])]
         level = np.uint64(levels[i])
         share_i, theta_i = share[np.uint64(i)], theta[level]
-        largest = _largest(row)
+        largest = largest_of(row)
         total = _exponentials(row, largest, share_i)
         of_zeros = _log_prob_of_zeros(share_i, theta_i, 1 / total, np.float32(math.exp(log_l[i])))
         shift = log_l[i] - largest - np.float32(math.log(total))
@@ -102,14 +107,6 @@ def slopes_of_cells(
             by_logits_i[g] += weight[i] * unexplained_i[k]
             by_theta_i[g] += weight[i] * (slopes_i[k] - unexplained_i[k])
         by_log_l[i] = weight[i] * total
-
-
-@njit(nogil=True, fastmath={"nnan", "nsz"})
-def _largest(row: Any) -> Any:
-    largest = row[0]
-    for g in range(len(row)):
-        largest = larger(largest, row[g])
-    return largest
 
 
 @njit(nogil=True, fastmath=LOOSE_SUMS, error_model="numpy")
@@ -231,6 +228,7 @@ class CompiledNegativeBinomial(torch.autograd.Function):
         counts: SparseCounts,
     ) -> torch.Tensor:
         n, n_features = logits.shape
+        _require_places(counts.features, n_features, "feature")
         if logits.stride(1) != 1:
             logits = logits.contiguous()
         stride = logits.stride(0)
@@ -238,6 +236,7 @@ class CompiledNegativeBinomial(torch.autograd.Function):
         log_l, table = log_size_factor.float().contiguous(), log_theta.float().contiguous()
         theta = table.exp()
         rows = torch.zeros(n, dtype=torch.int64) if levels is None else levels.contiguous()
+        _require_places(rows, len(theta), "level")
         share, log_prob = torch.empty(n, n_features), torch.empty(n)
         unexplained, slopes = torch.empty_like(counts.values), torch.empty_like(counts.values)
         read: Any = [
@@ -267,3 +266,9 @@ class CompiledNegativeBinomial(torch.autograd.Function):
         in_parts(len(share), work)
         of_l, of_theta = ctx.dtypes
         return by_logits, by_log_l.to(of_l), by_theta.sum(0).to(of_theta), None, None
+
+
+def _require_places(places: torch.Tensor, n: int, what: str) -> None:
+    """The loops do not look whether a place is one: another one would be foreign memory."""
+    if len(places) and (int(places.min()) < 0 or int(places.max()) >= n):
+        raise IndexError(f"a {what} of the counts is not one of 0 to {n - 1}.")

@@ -1,5 +1,6 @@
 """Decoders: latent -> the distribution of one modality's counts (METHOD 2, paper Eq. 5 and 6)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -20,7 +21,7 @@ LOG_THETA_RANGE = (-7.0, 12.0)
 Decoded = tuple[torch.Tensor, torch.Tensor | None]
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module, ABC):
     """Latent (B, D) -> logits (B, G) of one modality, whose ``likelihood`` says what these mean.
 
     The last bias starts at ``bias`` (G,), and its weights near zero.
@@ -41,7 +42,7 @@ class Decoder(nn.Module):
         self, z: torch.Tensor, log_size_factor: torch.Tensor | None, levels: torch.Tensor | None
     ) -> Decoded:
         """The distribution of cells with latents (B, D), log l (B,) and levels of theta (B,)."""
-        raise NotImplementedError
+        return self.decoded(self.network(z).float(), log_size_factor, levels)
 
     def log_prob(
         self,
@@ -52,7 +53,19 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """Log-probability (B,) of counts whose library sizes are their own totals, with ``dropout`` of hidden
         units."""
-        raise NotImplementedError
+        return self.log_prob_of(counts, self.network(z, dropout), levels)
+
+    @abstractmethod
+    def decoded(
+        self, logits: torch.Tensor, log_size_factor: torch.Tensor | None, levels: torch.Tensor | None
+    ) -> Decoded:
+        """What the logits (B, G) say."""
+
+    @abstractmethod
+    def log_prob_of(
+        self, counts: SparseCounts, logits: torch.Tensor, levels: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Log-probability (B,) of counts by the logits (B, G)."""
 
     def distribution(self, levels: torch.Tensor | None) -> Distribution:
         """What is drawn, beside its means."""
@@ -74,11 +87,6 @@ class Decoder(nn.Module):
         log_l = z.new_zeros(len(z)) if log_size_factor is None else log_size_factor
         return draw_decoded(z, last, log_l, keys, self.distribution(levels))
 
-    def _log_mean(self, z: torch.Tensor, log_size_factor: torch.Tensor | None) -> torch.Tensor:
-        """log mu = log l + log_softmax(h(z)), (B, G)."""
-        assert log_size_factor is not None
-        return torch.log_softmax(self.network(z).float(), dim=1) + log_size_factor[:, None]
-
 
 class NegativeBinomialDecoder(Decoder):
     """Means l * softmax(h(z)) and an inverse dispersion theta for each gene, or gene and level (Eq. 5)."""
@@ -94,21 +102,16 @@ class NegativeBinomialDecoder(Decoder):
         self.log_theta = nn.Parameter(torch.full(shape, float(theta)).log())
         self._drawn_with: tuple[torch.Tensor, Thetas] | None = None
 
-    def forward(
-        self, z: torch.Tensor, log_size_factor: torch.Tensor | None, levels: torch.Tensor | None
+    def decoded(
+        self, logits: torch.Tensor, log_size_factor: torch.Tensor | None, levels: torch.Tensor | None
     ) -> Decoded:
         table, rows = self.theta_table(levels)
-        return self._log_mean(z, log_size_factor), table if rows is None else table[rows]
+        return _log_mean(logits, log_size_factor), table if rows is None else table[rows]
 
-    def log_prob(
-        self,
-        counts: SparseCounts,
-        z: torch.Tensor,
-        levels: torch.Tensor | None,
-        dropout: Dropout | None = None,
+    def log_prob_of(
+        self, counts: SparseCounts, logits: torch.Tensor, levels: torch.Tensor | None
     ) -> torch.Tensor:
         log_theta, rows = self.theta_table(levels)
-        logits = self.network(z, dropout)
         return negative_binomial_log_prob(counts, logits, counts.totals().log(), log_theta, rows)
 
     @torch.no_grad()
@@ -142,19 +145,15 @@ class PoissonDecoder(Decoder):
 
     likelihood = "poisson"
 
-    def forward(
-        self, z: torch.Tensor, log_size_factor: torch.Tensor | None, levels: torch.Tensor | None
+    def decoded(
+        self, logits: torch.Tensor, log_size_factor: torch.Tensor | None, levels: torch.Tensor | None
     ) -> Decoded:
-        return self._log_mean(z, log_size_factor), None
+        return _log_mean(logits, log_size_factor), None
 
-    def log_prob(
-        self,
-        counts: SparseCounts,
-        z: torch.Tensor,
-        levels: torch.Tensor | None,
-        dropout: Dropout | None = None,
+    def log_prob_of(
+        self, counts: SparseCounts, logits: torch.Tensor, levels: torch.Tensor | None
     ) -> torch.Tensor:
-        return poisson_log_prob(counts, self.network(z, dropout), counts.totals().log())
+        return poisson_log_prob(counts, logits, counts.totals().log())
 
 
 class BernoulliDecoder(Decoder):
@@ -162,19 +161,15 @@ class BernoulliDecoder(Decoder):
 
     likelihood = "bernoulli"
 
-    def forward(
-        self, z: torch.Tensor, log_size_factor: torch.Tensor | None, levels: torch.Tensor | None
+    def decoded(
+        self, logits: torch.Tensor, log_size_factor: torch.Tensor | None, levels: torch.Tensor | None
     ) -> Decoded:
-        return self.network(z).float(), None
+        return logits, None
 
-    def log_prob(
-        self,
-        counts: SparseCounts,
-        z: torch.Tensor,
-        levels: torch.Tensor | None,
-        dropout: Dropout | None = None,
+    def log_prob_of(
+        self, counts: SparseCounts, logits: torch.Tensor, levels: torch.Tensor | None
     ) -> torch.Tensor:
-        return bernoulli_log_prob(counts, self.network(z, dropout))
+        return bernoulli_log_prob(counts, logits)
 
 
 def decoder_of(
@@ -204,6 +199,12 @@ def decoder_of(
                     f"which there are {n_cells}. Prepare the atlas with this likelihood."
                 )
             return BernoulliDecoder(sizes, bias=torch.logit((feature_totals + 0.5) / (n_cells + 1)))
+
+
+def _log_mean(logits: torch.Tensor, log_size_factor: torch.Tensor | None) -> torch.Tensor:
+    """log mu = log l + log_softmax(logits), (B, G)."""
+    assert log_size_factor is not None
+    return torch.log_softmax(logits, dim=1) + log_size_factor[:, None]
 
 
 def _log_share(feature_totals: torch.Tensor) -> torch.Tensor:

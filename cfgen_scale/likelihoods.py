@@ -1,11 +1,10 @@
 """Distributions of counts given what the decoder says (METHOD 2, paper Eq. 5 and 9).
 
 The likelihood is a function of its own to autograd, with the gradient written by hand. Left to autograd it
-makes and keeps some twenty matrices (B, G); here one is kept, and the passes over it are made a few rows at a
-time, while these lie in the processor's cache.
+makes and keeps some twenty matrices (B, G); here one is kept. On a CPU it is compiled, a cell at a time
+(compiled_likelihood.py); what stands here is the form for GPUs, and for float64.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,8 +13,6 @@ from torch.nn.functional import logsigmoid
 
 from .compiled_likelihood import CompiledNegativeBinomial
 from .counts import SparseCounts
-
-ROWS_IN_CACHE = 2**18  # elements of the rows that a CPU takes through all passes before the next ones
 
 
 def negative_binomial_log_prob(
@@ -70,13 +67,10 @@ class _NegativeBinomial(torch.autograd.Function):
         with torch.autocast(logits.device.type, enabled=False):
             dtype = torch.promote_types(logits.dtype, torch.float32)
             log_l = log_size_factor.to(dtype)
-            share = torch.empty(logits.shape, dtype=dtype, device=logits.device)
-            log_prob, log_sum = torch.empty_like(log_l), torch.empty_like(log_l)
+            share = torch.softmax(logits.to(dtype), 1)
             theta = _Theta(log_theta.to(dtype), levels)
-            for rows in in_cache(logits):
-                torch.softmax(logits[rows].to(dtype), 1, out=share[rows])
-                log_prob[rows] = -theta.dot(_mean_over_theta(share, log_l, theta, rows).log1p_(), rows)
-                log_sum[rows] = logits[rows].amax(1) - share[rows].amax(1).log()
+            log_prob = -theta.dot(_mean_over_theta(share, log_l, theta).log1p_())
+            log_sum = logits.amax(1).to(dtype) - share.amax(1).log()
             gammas = _Gammas(counts.values.to(dtype), theta.log_at(counts))
             s = logits[counts.cells, counts.features].to(dtype)
             s += (log_l - log_sum).index_select(0, counts.cells) - gammas.log_theta
@@ -95,15 +89,12 @@ class _NegativeBinomial(torch.autograd.Function):
             theta = _Theta(log_theta.to(share.dtype), ctx.levels)
             x_unexplained = ctx.gammas.x * torch.sigmoid(-s)  # x * (1 - p)
             sum_ds = torch.zeros_like(log_l).index_add_(0, counts.cells, x_unexplained)
-            grad_theta, grad_logits = torch.zeros_like(theta.value), torch.empty_like(share)
-            for rows in in_cache(share):
-                ratio = _mean_over_theta(share, log_l, theta, rows)
-                p = ratio / (ratio + 1)
-                theta.add_columns(grad_theta, p - ratio.log1p_(), grad[rows], rows)
-                sum_ds[rows] -= theta.dot(p, rows)
-                p.mul_(theta.value_of(rows))
-                torch.addcmul(p, share[rows], sum_ds[rows, None], out=grad_logits[rows])
-                grad_logits[rows].mul_(-grad[rows, None])
+            ratio = _mean_over_theta(share, log_l, theta)
+            p = ratio / (ratio + 1)
+            grad_theta = theta.sum_columns(p - ratio.log1p_(), grad)
+            sum_ds -= theta.dot(p)
+            grad_logits = p.mul_(theta.of_cells(theta.value)).addcmul_(share, sum_ds[:, None])
+            grad_logits.mul_(-grad[:, None])
             grad_x = grad.index_select(0, counts.cells)
             grad_logits.view(-1).index_add_(0, counts.flat, x_unexplained * grad_x)
             grad_theta.mul_(theta.value)
@@ -126,26 +117,21 @@ class _Theta:
         self.log_value, self.levels = log_value, levels
         self.value, self.inverse = log_value.exp(), log_value.neg().exp()
 
-    def value_of(self, rows: slice) -> torch.Tensor:
-        """Theta of these cells, (n, G) or (1, G)."""
-        return self.value if self.levels is None else self.value[self.levels[rows]]
+    def of_cells(self, table: torch.Tensor) -> torch.Tensor:
+        """The rows of a table (L, G) that these cells have: (B, G) or (1, G)."""
+        return table if self.levels is None else table[self.levels]
 
-    def inverse_of(self, rows: slice) -> torch.Tensor:
-        """1 / theta of these cells, (n, G) or (1, G)."""
-        return self.inverse if self.levels is None else self.inverse[self.levels[rows]]
-
-    def dot(self, matrix: torch.Tensor, rows: slice) -> torch.Tensor:
-        """Sum over features of theta * matrix: (n, G) -> (n,)."""
+    def dot(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Sum over features of theta * matrix: (B, G) -> (B,)."""
         if self.levels is None:
             return matrix @ self.value[0]
-        return (matrix * self.value_of(rows)).sum(1)
+        return (matrix * self.of_cells(self.value)).sum(1)
 
-    def add_columns(self, to: torch.Tensor, matrix: torch.Tensor, weight: torch.Tensor, rows: slice) -> None:
-        """Add to (L, G) the sums over each level's cells of weight (n,) * matrix (n, G)."""
+    def sum_columns(self, matrix: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Sums (L, G) over each level's cells of weight (B,) * matrix (B, G)."""
         if self.levels is None:
-            to[0] += weight @ matrix
-        else:
-            to.index_add_(0, self.levels[rows], matrix * weight[:, None])
+            return (weight @ matrix)[None]
+        return torch.zeros_like(self.value).index_add_(0, self.levels, matrix * weight[:, None])
 
     def log_at(self, counts: SparseCounts) -> torch.Tensor:
         """Log theta at the non-zeros, (nnz,)."""
@@ -161,16 +147,9 @@ class _Theta:
         return self.levels.index_select(0, counts.cells) * counts.shape[1] + counts.features
 
 
-def in_cache(matrix: torch.Tensor) -> Iterator[slice]:
-    """Slices of the rows of (B, G): a few at a time on a CPU, all at once on a GPU."""
-    n, n_features = matrix.shape
-    step = max(1, ROWS_IN_CACHE // n_features) if matrix.device.type == "cpu" else max(n, 1)
-    return (slice(first, min(first + step, n)) for first in range(0, n, step))
-
-
-def _mean_over_theta(share: torch.Tensor, log_l: torch.Tensor, theta: _Theta, rows: slice) -> torch.Tensor:
-    """mu / theta = exp(s) of these cells, (n, G), in fresh memory."""
-    return (share[rows] * log_l[rows, None].exp()).mul_(theta.inverse_of(rows))
+def _mean_over_theta(share: torch.Tensor, log_l: torch.Tensor, theta: _Theta) -> torch.Tensor:
+    """mu / theta = exp(s), (B, G), in fresh memory."""
+    return (share * log_l[:, None].exp()).mul_(theta.of_cells(theta.inverse))
 
 
 class _Gammas:

@@ -1,6 +1,6 @@
 """The compiled part of drawing: rows of means, or of the decoder's products, to counts in CSR.
 
-All compiled functions stand in this one file: Numba compiles anew what is cached when its own file changes.
+All of it but exponentials and maxima stands in this one file, as numba's cache wants it (vector_math.py).
 The order of every sum is written out and multiplications are not fused with additions, so that means do not
 depend on the width of the processor's vectors.
 """
@@ -10,6 +10,10 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+
+from ..vector_math import INFINITE, LANES, ONE, exp_of_negative, largest_of
+
+VECTOR_MATH = "0d21256c07a2d986"  # digest of vector_math.py: compiled anew when it changes
 
 NEGATIVE_BINOMIAL, POISSON, BERNOULLI = 0, 1, 2
 LARGEST_INVERTED = 16.0  # mean; above, rejection is quicker than a step for each count
@@ -22,15 +26,7 @@ STIRLING = 16.0  # counts from here on have their log-factorial by Stirling's se
 WEYL = np.uint32(0x9E3779B9)
 ROUNDS_32 = tuple(np.uint32(odd) for odd in (0xED5AD4BB, 0xAC4C1B51, 0x31848BAB))
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-LANES = 64  # partial sums of a row
-
-ONE, HALF, UP_24 = np.float32(1.0), np.float32(0.5), np.float32(2.0**24)
-INFINITE = np.float32(np.inf)
-LOWEST = np.float32(-87.0)  # exp of it is the least that float32 holds in full precision
-PER_LN2 = np.float32(1 / math.log(2))
-LN2_HIGH = np.float32(355 / 512)  # short enough that its multiples are exact
-LN2_LOW = np.float32(math.log(2) - 355 / 512)
-TAYLOR = tuple(np.float32(1 / math.factorial(k)) for k in range(8))
+UP_24 = np.float32(2.0**24)
 
 # ---------------------------------------------------------------------- random bits
 
@@ -186,18 +182,6 @@ def _log_poisson(count: Any, rate: Any) -> Any:
 
 
 @njit(nogil=True, error_model="numpy")
-def _exp(x: Any) -> Any:
-    """exp of a float32 that is at most 0, to 2e-7 of itself; below -87 it is exp(-87) = 1.6e-38."""
-    x = x if x > LOWEST else LOWEST
-    n = np.floor(x * PER_LN2 + HALF)
-    rest = (x - n * LN2_HIGH) - n * LN2_LOW
-    y = TAYLOR[7]
-    for k in range(6, -1, -1):
-        y = y * rest + TAYLOR[k]
-    return y * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-
-
-@njit(nogil=True, error_model="numpy")
 def shares(product: Any, bias: Any, out: Any) -> Any:
     """out = exp(x - max x) of x = product + bias (G,); returns its sum, by which it is softmax(x), or NaN if
     an x is not finite."""
@@ -206,25 +190,12 @@ def shares(product: Any, bias: Any, out: Any) -> Any:
     for g in range(n):
         out[g] = product[g] + bias[g]
         wrong += not out[g] < INFINITE
-    top = _largest(out)
+    top = largest_of(out)
     if wrong or not top > -INFINITE:
         return np.nan
     for g in range(n):
-        out[g] = _exp(out[g] - top)
+        out[g] = exp_of_negative(out[g] - top)
     return _sum(out)
-
-
-@njit(nogil=True, error_model="numpy")
-def _largest(x: Any) -> Any:
-    lanes = np.full(LANES, -INFINITE, np.float32)
-    whole = len(x) - len(x) % LANES
-    for first in range(0, whole, LANES):
-        for k in range(LANES):
-            at = x[np.uint64(first + k)]
-            lanes[k] = at if at > lanes[k] else lanes[k]
-    for g in range(whole, len(x)):
-        lanes[0] = max(lanes[0], x[g])
-    return lanes.max()
 
 
 @njit(nogil=True, error_model="numpy")
@@ -249,7 +220,7 @@ def probabilities(product: Any, bias: Any, out: Any) -> Any:
     for g in range(len(bias)):
         x = product[g] + bias[g]
         wrong += not abs(x) < INFINITE
-        small = _exp(-abs(x))
+        small = exp_of_negative(-abs(x))
         out[g] = (ONE if x > np.float32(0.0) else small) / (ONE + small)
     return np.float32(np.nan) if wrong else ONE
 

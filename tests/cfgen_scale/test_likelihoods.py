@@ -13,12 +13,6 @@ from cfgen_scale.likelihoods import negative_binomial_log_prob
 LEVELS = torch.tensor([1, 0, 2, 2, 1, 0, 0])
 
 
-@pytest.fixture(params=["at once", "a few rows at a time"])
-def _rows_in_cache(request, monkeypatch):
-    if request.param != "at once":
-        monkeypatch.setattr(likelihoods, "ROWS_IN_CACHE", 40)
-
-
 def scipy_log_prob(x, mean, theta):
     return stats.nbinom.logpmf(x, theta, theta / (theta + mean)).sum(1)
 
@@ -63,7 +57,6 @@ def test_log_prob_is_scipys(theta, mean):
     np.testing.assert_allclose(ours.numpy(), scipy_log_prob(x, means, theta), rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.usefixtures("_rows_in_cache")
 @pytest.mark.parametrize("levels", [None, LEVELS], ids=["theta per gene", "theta per gene and level"])
 def test_value_and_gradient_are_those_of_the_plain_form(levels):
     x, (logits, log_l, log_theta) = draws(levels=levels)
@@ -79,7 +72,6 @@ def test_value_and_gradient_are_those_of_the_plain_form(levels):
         torch.testing.assert_close(ours_of, plain_of, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.usefixtures("_rows_in_cache")
 @pytest.mark.parametrize("levels", [None, LEVELS], ids=["theta per gene", "theta per gene and level"])
 def test_gradient_is_the_slope(levels):
     x, wanted = draws(levels=levels)
@@ -135,6 +127,20 @@ def test_log_gammas_of_any_count_are_scipys(theta):
         exact = special.gammaln(x + theta) - special.gammaln(theta) - special.gammaln(x + 1)
         assert value == pytest.approx(exact, rel=1e-9, abs=1e-8)
         assert slope == pytest.approx(theta * (special.digamma(x + theta) - special.digamma(theta)), rel=1e-9)
+
+
+@pytest.mark.parametrize(("levels", "says"), [([0, 2], "a level"), ([-1, 0], "a level")])
+def test_a_level_that_is_none_is_refused(levels, says):
+    """The compiled loops would read and write foreign memory."""
+    x, log_theta = sparse([[1, 0, 2], [0, 0, 3]]), torch.zeros(2, 3)
+    with pytest.raises(IndexError, match=says):
+        negative_binomial_log_prob(x, torch.zeros(2, 3), torch.ones(2), log_theta, torch.tensor(levels))
+
+
+def test_a_feature_that_is_none_is_refused():
+    x = sparse([[1, 0, 2], [0, 0, 3]])
+    with pytest.raises(IndexError, match="a feature"):
+        negative_binomial_log_prob(x, torch.zeros(2, 2), torch.ones(2), torch.zeros(2))
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])

@@ -7,7 +7,7 @@ from scipy import stats
 from scipy.sparse import csr_matrix
 from torch.nn.functional import logsigmoid
 
-from cfgen_scale import likelihoods
+from cfgen_scale import peak_likelihoods
 from cfgen_scale.counts import SparseCounts
 from cfgen_scale.peak_likelihoods import bernoulli_log_prob, poisson_log_prob
 
@@ -15,7 +15,7 @@ from cfgen_scale.peak_likelihoods import bernoulli_log_prob, poisson_log_prob
 @pytest.fixture(params=["at once", "a few rows at a time"], autouse=True)
 def _rows_in_cache(request, monkeypatch):
     if request.param != "at once":
-        monkeypatch.setattr(likelihoods, "ROWS_IN_CACHE", 40)
+        monkeypatch.setattr(peak_likelihoods, "ROWS_IN_CACHE", 40)
 
 
 def draws(dtype=torch.float64, n=7, g=11):

@@ -1,9 +1,15 @@
 """Exponentials and logarithms of compiled loops against numpy's in float64."""
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
+import pytest
 from numba import njit
 
-from cfgen_scale.vector_math import exp_of_negative, larger, log_1_plus
+from cfgen_scale import compiled_likelihood, vector_math
+from cfgen_scale.drawing import compiled
+from cfgen_scale.vector_math import exp_of_negative, largest_of, log_1_plus
 
 
 @njit
@@ -16,14 +22,6 @@ def exps(values, out):
 def logs(values, out):
     for i in range(len(values)):
         out[i] = log_1_plus(values[i])
-
-
-@njit
-def maximum(values):
-    most = values[0]
-    for i in range(len(values)):
-        most = larger(most, values[i])
-    return most
 
 
 def applied(function, values):
@@ -53,6 +51,14 @@ def test_far_below_exp_is_next_to_nothing():
     np.testing.assert_array_less(applied(exps, [-1e4, -np.inf]), 2e-38)
 
 
-def test_the_larger_one():
-    values = np.random.default_rng(0).normal(size=1001).astype(np.float32)
-    assert maximum(values) == values.max()
+@pytest.mark.parametrize("n", [1, 63, 64, 1001])
+def test_the_largest_one(n):
+    values = np.random.default_rng(n).normal(size=n).astype(np.float32)
+    assert largest_of(values) == values.max()
+    assert largest_of(np.append(values, np.float32(np.nan))) == values.max()
+
+
+@pytest.mark.parametrize("user", [compiled_likelihood, compiled])
+def test_loops_kept_from_an_earlier_run_are_not_those_of_other_functions(user):
+    digest = hashlib.sha256(Path(vector_math.__file__).read_bytes()).hexdigest()[:16]
+    assert digest == user.VECTOR_MATH, f"set VECTOR_MATH in {user.__file__} to {digest!r}"
