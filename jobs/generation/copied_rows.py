@@ -5,7 +5,6 @@ own rows; the plan holds its digest alone, so that a table of 100 million rows c
 """
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -56,18 +55,15 @@ class CopiedRows:
 
     def save(self, directory: Path) -> None:
         """Write the records into ``directory``, aside and renamed, unless they are there. Raises OSError."""
+        from cfgen_scale.files import write_file
         from loaders.atlases.writer import room_for
 
         path = directory / ROWS_FILE
         if path.exists():
             return
-        aside = path.with_name(f".{ROWS_FILE}.{os.getpid()}.aside")
         self.file.seek(0)
-        with room_for(directory), open(aside, "wb") as file:
+        with room_for(directory), write_file(path) as file:
             shutil.copyfileobj(self.file, file, 2**20)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
 
 
 @contextmanager

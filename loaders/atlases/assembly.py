@@ -19,7 +19,7 @@ from typing import Any
 import zarr
 from tqdm import tqdm
 
-from cfgen_scale.files import flush
+from cfgen_scale.files import flush, write_file, write_json
 from cfgen_scale.types import AtlasSchema
 
 from .assembly_tasks import ChunkReader, Task, all_tasks, files_of, run_task
@@ -27,7 +27,7 @@ from .checksums import SUMS_FILE, digests_of, files_below, sums_text
 from .chunk_files import ChunkTable, Content
 from .generated_atlas import read_provenance
 from .generated_layout import Extent, check_writable, lay_out
-from .writer import PartialAtlas, room_for, write_aside
+from .writer import PartialAtlas, room_for
 
 __all__ = ["Assembly", "Task", "check_writable", "finish", "read_provenance"]
 
@@ -95,7 +95,7 @@ class Assembly:
             files = {file: self._described(file) for file in files_of(task, root, self._chunks)}
             path = self._receipt_path(task)
             path.parent.mkdir(exist_ok=True)
-            write_aside(path, json.dumps(files).encode())
+            write_json(path, files)
 
     def complete(self, out: str | Path) -> Path:
         """Put the finished atlas in its place ``out`` with its manifest, then remove the work directory.
@@ -108,7 +108,8 @@ class Assembly:
             # What was left by workers that were killed while they wrote.
             for stray in set(files_below(self._building)) - set(digests):
                 (self._building / stray).unlink()
-            write_aside(self._building / SUMS_FILE, sums_text(digests))
+            with write_file(self._building / SUMS_FILE) as file:
+                file.write(sums_text(digests))
             os.rename(self._building, out)
             flush(out.parent)
         shutil.rmtree(self.partial.path)
@@ -140,7 +141,7 @@ class Assembly:
         with room_for(self.partial.path):
             lay_out(self._building, self.schema, self.extent, provenance)
             files = digests_of(self._building, sorted(files_below(self._building)))
-            write_aside(laid_out, json.dumps({"of": of, "files": files}).encode())
+            write_json(laid_out, {"of": of, "files": files})
 
     def _receipt_path(self, task: Task) -> Path:
         return self.partial.path / DONE / f"{task.name}.json"

@@ -9,7 +9,6 @@ the atlas of the chunks and removes the directory.
 import fcntl
 import json
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from cfgen_scale.files import ASIDE, write_file, write_json
 from cfgen_scale.types import AtlasSchema, GeneratedCells, IntArray
 
 from ..aside import NO_ROOM
 from .chunk_files import SUFFIX, ChunkSize, ChunkTable, encode_chunk, folder_of
 
-PLAN_FILE, LOCK_FILE, CHUNKS, ASIDE = "plan.json", "lock", "chunks", ".aside"
+PLAN_FILE, LOCK_FILE, CHUNKS = "plan.json", "lock", "chunks"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class PartialAtlas:
     def begin(self, plan: dict[str, Any]) -> None:
         """Write the plan, which comes before any chunk."""
         with room_for(self.path):
-            write_aside(self.path / PLAN_FILE, json.dumps(plan, indent=1, sort_keys=True).encode())
+            write_json(self.path / PLAN_FILE, plan)
 
     def write_chunk(self, index: int, cells: GeneratedCells, schema: AtlasSchema, *, group: int) -> None:
         """Write the cells of one chunk, of group ``group`` of the request; without counts, latents alone.
@@ -86,7 +86,8 @@ class PartialAtlas:
         path = self._chunks / size.file
         with room_for(self.path):
             path.parent.mkdir(exist_ok=True)
-            write_aside(path, content)
+            with write_file(path) as file:
+                file.write(content)
 
     def has_chunk(self, index: int) -> bool:
         """Whether a chunk is there, and therefore whole. To know it of many, use ``chunks_there``."""
@@ -157,15 +158,3 @@ def room_for(path: Path) -> Iterator[None]:
             f"and run the same again, which goes on from there",
         ) from error
 
-
-def write_aside(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to the disk and rename it."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}{ASIDE}")
-    try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
