@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .chunk_cells import decode_chunk, draw_chunk
+from .model_copy import require_model
 from .plan import Chunk, Plan
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class Receipt:
 @dataclass(frozen=True)
 class AtlasWorker:
     """Draws the chunks of ``plan`` with the model at ``model_path``, or decodes them from the latents in the
-    generated atlas ``latents``. The model is loaded when the first chunk comes: to assemble needs none."""
+    generated atlas ``latents``. The model is loaded when the first chunk comes: to assemble needs none.
+    ValueError is raised then if it is not the model of the plan."""
 
     model_path: Path
     plan: Plan
@@ -67,7 +69,9 @@ class AtlasWorker:
     def _model(self) -> "CFGen":
         from cfgen_scale.model import CFGen
 
-        return CFGen.load(self.model_path, self.plan.device)
+        model = CFGen.load(self.model_path, self.plan.device)
+        require_model(self.model_path, model.digest, self.plan.model_digest)
+        return model
 
     @cached_property
     def _atlas(self) -> "GeneratedAtlas":

@@ -6,11 +6,10 @@ Several workers, on several machines that share the file system, may write chunk
 the atlas of the chunks and removes the directory.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from cfgen_scale.files import ASIDE, write_file, write_json
 from cfgen_scale.types import AtlasSchema, GeneratedCells, IntArray
 
 from ..aside import NO_ROOM
+from ..locks import sole_writer
 from .chunk_files import SUFFIX, ChunkSize, ChunkTable, encode_chunk, folder_of
 
 PLAN_FILE, LOCK_FILE, CHUNKS = "plan.json", "lock", "chunks"
@@ -58,19 +58,16 @@ class PartialAtlas:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the directory, made if need be, against other processes; given up when this one ends or dies.
+        """Be the only process that generates into the directory, made if need be and removed if left empty.
 
-        Raises RuntimeError if another process generates into it.
+        Raises RuntimeError if another process does, PermissionError if the directory cannot be made.
         """
-        self._chunks.mkdir(parents=True, exist_ok=True)
-        with open(self.path / LOCK_FILE, "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RuntimeError(
-                    f"another process is generating into {self.path}. Wait for it, or end it first."
-                ) from None
-            yield
+        try:
+            with sole_writer(self.path, self.path / LOCK_FILE):
+                yield
+        finally:
+            with suppress(OSError):
+                self.path.rmdir()
 
     def begin(self, plan: dict[str, Any]) -> None:
         """Write the plan, which comes before any chunk."""
@@ -85,7 +82,7 @@ class PartialAtlas:
         size, content = encode_chunk(index, cells, schema, group=group)
         path = self._chunks / size.file
         with room_for(self.path):
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with write_file(path) as file:
                 file.write(content)
 
@@ -138,7 +135,7 @@ class PartialAtlas:
         return list((self._chunks / folder_of(index)).glob(f"{index:06d}-*{SUFFIX}"))
 
     def _sizes(self) -> Iterator[ChunkSize]:
-        for folder in os.scandir(self._chunks):
+        for folder in os.scandir(self._chunks) if self._chunks.exists() else ():
             for name in os.listdir(folder):
                 if name.endswith(SUFFIX):
                     yield ChunkSize.of_name(name)

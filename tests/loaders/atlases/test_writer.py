@@ -1,4 +1,7 @@
+import errno
+import fcntl
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -131,8 +134,24 @@ def test_counts_that_do_not_fit_are_refused_and_leave_no_file(tmp_path: Path) ->
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     partial = PartialAtlas.beside(tmp_path / "atlas.zarr")
-    with partial.held(), pytest.raises(RuntimeError, match="another process is generating"), partial.held():
+    with (
+        partial.held(),
+        pytest.raises(RuntimeError, match=rf"another process \(pid {os.getpid()} on .* is writing .*partial"),
+        partial.held(),
+    ):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    partial = PartialAtlas.beside(tmp_path / "atlas.zarr")
+    with pytest.warns(RuntimeWarning, match="has no locks"), partial.held():
+        partial.begin({"plan": 1})
+    assert partial.read_plan() == {"plan": 1}
 
 
 def test_a_directory_that_is_not_ours_is_refused(tmp_path: Path) -> None:
