@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .randomness import generator
 from .types import NOT_TOLD, AtlasSchema, IntArray, SchemaError
@@ -34,7 +35,18 @@ class LabelFrequencies:
         seed: int,
         index: int = 0,
     ) -> IntArray:
-        """Labels (n, K) int64 of n cells, a function of ``(seed, index)``.
+        """Labels (n, K) int64 of n cells, a function of ``(seed, index)``: see `choose`."""
+        return self.choose(uniform_of_cells(n, seed, index), schema, told=told, untold=untold)
+
+    def choose(
+        self,
+        uniform: NDArray[np.float64],
+        schema: AtlasSchema,
+        *,
+        told: Mapping[str, str],
+        untold: Sequence[str] = (),
+    ) -> IntArray:
+        """Labels (n, K) int64 of n cells, each a function of its draw ``uniform`` (n,) of [0, 1).
 
         Attributes in ``told`` have that category; those in ``untold`` are -1; all others are drawn together
         from their observed combinations among the training cells that have the told categories. Raises
@@ -45,7 +57,7 @@ class LabelFrequencies:
         self._require_trained(fixed, schema)
         hidden = [schema.covariate_index(a) for a in untold]
         drawn = [k for k in range(len(schema.covariates)) if k not in fixed and k not in hidden]
-        labels = np.full((n, len(schema.covariates)), NOT_TOLD, dtype=np.int64)
+        labels = np.full((len(uniform), len(schema.covariates)), NOT_TOLD, dtype=np.int64)
         for k, code in fixed.items():
             labels[:, k] = code
         if drawn:
@@ -59,7 +71,7 @@ class LabelFrequencies:
                     f"no training cell has {dict(told)} with known {names}, so {names} cannot be drawn. "
                     f"Tell a category of {names}, or leave it untold."
                 )
-            labels[:, drawn] = self._choose(n, fits, seed, index)[:, drawn]
+            labels[:, drawn] = self._chosen(uniform, fits)[:, drawn]
         return labels
 
     def _require_trained(self, fixed: Mapping[int, int], schema: AtlasSchema) -> None:
@@ -73,9 +85,8 @@ class LabelFrequencies:
                     f"has not learnt it. Tell one of: {', '.join(map(repr, trained))}."
                 )
 
-    def _choose(self, n: int, fits: np.ndarray, seed: int, index: int) -> IntArray:
+    def _chosen(self, uniform: NDArray[np.float64], fits: NDArray[np.bool_]) -> IntArray:
         share = np.cumsum(np.where(fits, self.cells, 0)) / self.cells[fits].sum()
-        uniform = torch.rand(n, generator=generator(seed, "labels", index), dtype=torch.float64).numpy()
         chosen = np.minimum(np.searchsorted(share, uniform, side="right"), np.flatnonzero(fits)[-1])
         return self.codes[chosen]
 
@@ -90,3 +101,8 @@ class LabelFrequencies:
         filled = labels.clone()
         filled[:, k] = torch.where(labels[:, k] >= 0, labels[:, k], torch.from_numpy(level))
         return filled
+
+
+def uniform_of_cells(n: int, seed: int, index: int) -> NDArray[np.float64]:
+    """A draw of [0, 1) for each of the n cells that (seed, index) says."""
+    return torch.rand(n, generator=generator(seed, "labels", index), dtype=torch.float64).numpy()
