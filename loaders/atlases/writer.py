@@ -8,7 +8,8 @@ the atlas of the chunks and removes the directory.
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,10 @@ from cfgen_scale.types import AtlasSchema, GeneratedCells, IntArray
 
 from ..aside import NO_ROOM
 from ..locks import sole_writer
+from .checksums import SUMS_FILE, read_manifest
 from .chunk_files import SUFFIX, ChunkSize, ChunkTable, encode_chunk, folder_of
 
-PLAN_FILE, LOCK_FILE, CHUNKS = "plan.json", "lock", "chunks"
+PLAN_FILE, LOCK_FILE, CHUNKS, BUILDING = "plan.json", "lock", "chunks", "atlas.zarr"
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ class PartialAtlas:
             with suppress(OSError):
                 self.path.rmdir()
 
-    def begin(self, plan: dict[str, Any]) -> None:
+    def begin(self, plan: Mapping[str, Any]) -> None:
         """Write the plan, which comes before any chunk."""
+        self.path.mkdir(parents=True, exist_ok=True)
         with room_for(self.path):
             write_json(self.path / PLAN_FILE, plan)
 
@@ -99,18 +102,20 @@ class PartialAtlas:
 
     def chunk_path(self, table: ChunkTable, index: int) -> Path:
         """Where the file of a chunk of such sizes is; nothing is looked up."""
-        return self._chunks / table.file(index)
+        return self._chunks / table.size(index).file
 
     def chunks_there(self) -> IntArray:
         """The indices of the chunks that are there, ascending."""
         return np.sort(np.array([size.index for size in self._sizes()], dtype=np.int64))
 
     def chunk_table(self, n_chunks: int) -> ChunkTable:
-        """The sizes of the chunks 0 to ``n_chunks``, from the names of their files.
+        """The sizes of the chunks 0 to ``n_chunks``, from the names of their files, or from the manifest of
+        an atlas that was finished before it lost files.
 
-        Raises FileNotFoundError naming the first that is missing, ValueError if two do not go together.
+        Raises FileNotFoundError naming the first that is missing, ValueError if two do not go together or are
+        of one index.
         """
-        sizes = {size.index: size for size in self._sizes()}
+        sizes = self._sizes_by_index()
         missing = [index for index in range(n_chunks) if index not in sizes]
         if missing:
             raise FileNotFoundError(
@@ -128,15 +133,51 @@ class PartialAtlas:
         return ChunkTable.of([sizes[index] for index in range(n_chunks)])
 
     @property
+    def was_finished(self) -> bool:
+        """Whether an atlas that had been finished and then lost files was put back here (restoring.py)."""
+        return (self.path / SUMS_FILE).is_file()
+
+    def has_work(self) -> bool:
+        """Whether there is more than a plan: a chunk, or an atlas that is being made."""
+        return next(self._sizes(), None) is not None or (self.path / BUILDING).exists()
+
+    def clear(self) -> None:
+        """Remove what is in the directory, but for its lock."""
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK_FILE:
+                path.unlink()
+
+    def remove(self) -> None:
+        """Remove the directory with all that is in it. What cannot be removed stays."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @property
     def _chunks(self) -> Path:
         return self.path / CHUNKS
 
     def _named(self, index: int) -> list[Path]:
         return list((self._chunks / folder_of(index)).glob(f"{index:06d}-*{SUFFIX}"))
 
+    def _sizes_by_index(self) -> dict[int, ChunkSize]:
+        if self.was_finished:
+            manifest = read_manifest(self.path / SUMS_FILE)
+            return dict(enumerate(map(ChunkSize.of_name, manifest.chunks)))
+        sizes: dict[int, ChunkSize] = {}
+        for size in self._sizes():
+            other = sizes.setdefault(size.index, size)
+            if other != size:
+                raise ValueError(
+                    f"{self._chunks / size.file} and {other.file} are two chunks {size.index}, "
+                    "which came out differently. Delete both and run the generation again, on machines of "
+                    "one kind."
+                )
+        return sizes
+
     def _sizes(self) -> Iterator[ChunkSize]:
-        for folder in os.scandir(self._chunks) if self._chunks.exists() else ():
-            for name in os.listdir(folder):
+        for folder in os.listdir(self._chunks) if self._chunks.exists() else ():
+            for name in os.listdir(self._chunks / folder):
                 if name.endswith(SUFFIX):
                     yield ChunkSize.of_name(name)
 
@@ -154,4 +195,3 @@ def room_for(path: Path) -> Iterator[None]:
             f"{os.strerror(error.errno)}: {path} cannot grow. What was generated is kept in it: make room "
             f"and run the same again, which goes on from there",
         ) from error
-
