@@ -4,34 +4,53 @@ A job is one call of a method of `AtlasWorker`; both kinds of crew take jobs fro
 free worker, and yield receipts in the order in which they are done.
 """
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..cluster import cluster
 from .chunk_workers import AtlasWorker, Receipt
+from .plan import Chunk
+from .progress import say
+
+if TYPE_CHECKING:
+    from loaders.atlases.assembly import Assembly, Task
 
 LOST_WORKERS = 8
+PATIENCE = 30.0  # seconds until the user is told that workers are missing
 
 
 class Crew(Protocol):
-    """Workers that do jobs."""
+    """Workers that do jobs. An error in a job is raised as it is."""
 
-    def run(self, method: str, jobs: Iterable[Any], *shared: Any) -> Iterator[Receipt]:
-        """Call ``method`` of some worker with each job and what all jobs share. An error in a job is raised
-        as it is."""
+    @property
+    def decodes(self) -> bool:
+        """Whether chunks are decoded from latents that are stored."""
+        ...
+
+    def machine(self) -> dict[str, str]:
+        """What decides the last bits where a worker draws (shaping.py)."""
+        ...
+
+    def write(self, chunks: Iterable[Chunk]) -> Iterator[Receipt]:
+        """Make and write chunks."""
+        ...
+
+    def assemble(self, tasks: Iterable["Task"], assembly: "Assembly") -> Iterator[Receipt]:
+        """Write the shards of tasks."""
         ...
 
 
 @contextmanager
-def crew_of(worker: AtlasWorker, *, workers: int) -> Iterator[Crew]:
+def crew_of(worker: AtlasWorker, *, workers: int, progress: bool = False) -> Iterator[Crew]:
     """A crew of so many Ray actors, or of this process for 0; dismissed when the block is left."""
     if not workers:
         yield Alone(worker)
         return
     with cluster(workers):
-        crew = RayCrew(worker, workers)
+        crew = RayCrew(worker, workers, progress)
         try:
             yield crew
         finally:
@@ -43,10 +62,16 @@ class Alone:
 
     def __init__(self, worker: AtlasWorker) -> None:
         self._worker = worker
+        self.decodes = worker.decodes
 
-    def run(self, method: str, jobs: Iterable[Any], *shared: Any) -> Iterator[Receipt]:
-        for job in jobs:
-            yield getattr(self._worker, method)(job, *shared)
+    def machine(self) -> dict[str, str]:
+        return self._worker.machine()
+
+    def write(self, chunks: Iterable[Chunk]) -> Iterator[Receipt]:
+        return map(self._worker.write, chunks)
+
+    def assemble(self, tasks: Iterable["Task"], assembly: "Assembly") -> Iterator[Receipt]:
+        return (self._worker.assemble(task, assembly) for task in tasks)
 
 
 class RayCrew:
@@ -54,10 +79,11 @@ class RayCrew:
 
     An actor takes the next job when it is done with one. One that is lost, with its node or alone, is
     replaced, and its job is given to another; RuntimeError where ``LOST_WORKERS`` more were lost at one and
-    the same job. Raises ValueError for a plan for cuda in a cluster without a GPU.
+    the same job. Raises ValueError for a plan for cuda in a cluster without a GPU. With ``progress`` the user
+    is told where the cluster has no place for actors.
     """
 
-    def __init__(self, worker: AtlasWorker, workers: int) -> None:
+    def __init__(self, worker: AtlasWorker, workers: int, progress: bool = False) -> None:
         import ray
 
         gpus = 1 if worker.plan.device == "cuda" else 0
@@ -66,34 +92,30 @@ class RayCrew:
         actor_class = ray.remote(num_cpus=1, num_gpus=gpus)(AtlasWorker)
         told = (worker.model_path, worker.plan, worker.partial, worker.latents)
         self._hire: Callable[[], Any] = lambda: actor_class.remote(*told)
+        self.decodes = worker.decodes
         # Task -> its actor and job. The first task of an actor is to be ready, and only then does it get a
         # job: an actor that the cluster has no place for holds none back.
         self._tasks: dict[Any, tuple[Any, Any]] = {}
         self._idle: list[Any] = []
         self._losses: Counter[Any] = Counter()
+        self._workers, self._progress = workers, progress
+        self._each = f"a CPU{' and a GPU' if gpus else ''} each"
+        self._hired, self._has_told = time.monotonic(), False
         for _ in range(workers):
             self._start()
 
-    def run(self, method: str, jobs: Iterable[Any], *shared: Any) -> Iterator[Receipt]:
+    def machine(self) -> dict[str, str]:
+        (found,) = self._run(lambda actor, _: actor.machine.remote(), ["machine"])
+        return found
+
+    def write(self, chunks: Iterable[Chunk]) -> Iterator[Receipt]:
+        return self._run(lambda actor, chunk: actor.write.remote(chunk), chunks)
+
+    def assemble(self, tasks: Iterable["Task"], assembly: "Assembly") -> Iterator[Receipt]:
         import ray
 
-        handles = [ray.put(value) for value in shared]
-        waiting, returned = iter(jobs), deque[Any]()
-        job = None
-        while True:
-            if job is None:
-                job = returned.popleft() if returned else next(waiting, None)
-            if job is not None and self._idle:
-                actor = self._idle.pop()
-                self._tasks[getattr(actor, method).remote(job, *handles)] = (actor, job)
-                job = None
-            elif job is None and not self._is_busy:
-                return
-            else:
-                receipt, lost = self._next_answer()
-                returned.extend(lost)
-                if receipt is not None:
-                    yield receipt
+        shared = ray.put(assembly)
+        return self._run(lambda actor, task: actor.assemble.remote(task, shared), tasks)
 
     def dismiss(self) -> None:
         """End all actors, whatever they are doing."""
@@ -101,6 +123,25 @@ class RayCrew:
 
         for actor in [*self._idle, *(actor for actor, _ in self._tasks.values())]:
             ray.kill(actor)
+
+    def _run(self, call: Callable[[Any, Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
+        """``call`` some actor with each job; the answers."""
+        waiting, returned = iter(jobs), deque[Any]()
+        job = None
+        while True:
+            if job is None:
+                job = returned.popleft() if returned else next(waiting, None)
+            if job is not None and self._idle:
+                actor = self._idle.pop()
+                self._tasks[call(actor, job)] = (actor, job)
+                job = None
+            elif job is None and not self._is_busy:
+                return
+            else:
+                answer, lost = self._next_answer()
+                returned.extend(lost)
+                if answer is not None:
+                    yield answer
 
     def _start(self) -> None:
         actor = self._hire()
@@ -110,14 +151,14 @@ class RayCrew:
     def _is_busy(self) -> bool:
         return any(job is not None for _, job in self._tasks.values())
 
-    def _next_answer(self) -> tuple[Receipt | None, list[Any]]:
-        """Wait for a task to end: its receipt, or the job (none or one) that was lost with its actor."""
+    def _next_answer(self) -> tuple[Any, list[Any]]:
+        """Wait for a task to end: its answer, or the job (none or one) that was lost with its actor."""
         import ray
 
-        (done,), _ = ray.wait(list(self._tasks), num_returns=1)
-        actor, job = self._tasks.pop(done)
+        actor, job = self._tasks[done := self._next_done()]
+        del self._tasks[done]
         try:
-            receipt = ray.get(done)
+            answer = ray.get(done)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
@@ -132,4 +173,31 @@ class RayCrew:
         self._idle.append(actor)
         # A worker that answers shows that others may be lost again for reasons of their own.
         del self._losses[job], self._losses[None]
-        return receipt, []
+        return answer, []
+
+    def _next_done(self) -> Any:
+        """The task that ends next; the user is told of workers that keep it waiting."""
+        import ray
+
+        while True:
+            done, _ = ray.wait(list(self._tasks), num_returns=1, timeout=PATIENCE)
+            if time.monotonic() > self._hired + PATIENCE:
+                self._tell_of_the_missing()
+            if done:
+                return done[0]
+
+    def _tell_of_the_missing(self) -> None:
+        """Again and again while there is no worker at all; once where there are fewer than asked for."""
+        import ray
+
+        missing = sum(job is None for _, job in self._tasks.values())
+        if not missing or (self._has_told and missing < self._workers):
+            return
+        self._has_told = True
+        free = ray.available_resources()
+        say(
+            f"{self._workers - missing} of {self._workers} workers are at work: they need {self._each}, and "
+            f"the Ray cluster has {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs free. The "
+            "others begin when there is room.",
+            self._progress,
+        )

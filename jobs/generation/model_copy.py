@@ -20,7 +20,8 @@ def copy_model(model_path: Path, directory: Path, digest: str) -> None:
     from loaders.atlases.writer import room_for
 
     copy, names = directory / MODEL_DIRECTORY, (CONFIG_FILE, WEIGHTS_FILE)
-    if copy.exists() and file_digest(*(copy / name for name in names)) == digest:
+    is_there = all((copy / name).is_file() for name in names)
+    if is_there and file_digest(*(copy / name for name in names)) == digest:
         return
     with room_for(directory), write_directory(copy) as aside:
         for name in names:
