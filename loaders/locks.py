@@ -1,4 +1,5 @@
-"""Locks between processes: the system's (flock), which end with the process that holds them, however it ends."""
+"""Locks between processes: the system's (flock), which end with the process that holds them, however it
+ends."""
 
 import errno
 import fcntl
