@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .drawing.on_device import DENSE
 from .model import ModelConfig
 
 FLOAT = 4  # bytes of a float32
@@ -22,7 +23,12 @@ TRAINING_PASSES = 43
 # backwards softmax (1), the slope by the logits (1) and its two products (2).
 TRAINING_PASSES_IN_CACHE = 7
 ENCODING_PASSES = 4
-DECODING_PASSES = 8
+# Of the fused decoder (drawing.decoded). On a GPU: logits (1), softmax (3), means (2), their check (4), and
+# random bits for each entry to find those that may not be 0 (47), which alone are then drawn in float64. On
+# a processor the product, which is written and read; the rest is in the rate of draws.
+DECODING_PASSES, DECODING_PASSES_IN_CACHE = 57, 2
+ENTRY_BYTES = 80 * 8  # moved for each count that is drawn on a GPU: some 80 passes over a list of them
+DRAWN_BYTES = 4 + 4  # of a count and its feature on their way from a GPU
 # AdamW reads weight, slope and two moments and writes three; the average reads two and writes one; the norm
 # and the clipping of the slopes read two and write one; zeroing writes one.
 OPTIMISER_FLOATS = 7 + 3 + 3 + 1
@@ -31,7 +37,7 @@ CHECKPOINT_COPIES = 5
 # Passes over a (B, H) matrix in a block of the velocity: sums, activations, products, forwards and backwards.
 BLOCK_PASSES = 30
 # Kernels that one step launches, roughly: they matter where the work of each is small.
-AUTOENCODER_KERNELS, FLOW_KERNELS_A_BLOCK, FIELD_KERNELS_A_BLOCK = 150, 60, 15
+AUTOENCODER_KERNELS, FLOW_KERNELS_A_BLOCK, FIELD_KERNELS_A_BLOCK, DRAWING_KERNELS = 150, 60, 15, 250
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,9 @@ class Host:
     """What each worker has of its machine.
 
     nonzeros        non-zeros a second that its reading threads bring from the store to batches
-    draws           genes of cells a second whose counts are drawn (B x G of a chunk over its seconds)
-    compress        bytes a second of counts compressed and written
+    draws           genes of cells a second whose counts a processor draws (B x G of a chunk over its
+                    seconds); a GPU draws them itself
+    compress        bytes a second of counts compressed
     disk            bytes a second that the disk writes
     """
 
@@ -103,6 +110,8 @@ class Work:
 class Seconds:
     """Where the time of a job goes, a cell, on one worker.
 
+    output          written while the device works on
+    assembly        made into an atlas when the device has nothing left to do
     one_processor   the device is the host's own processor, so that nothing overlaps
     operations      of the cell's matrix products: their number, no seconds
     """
@@ -112,19 +121,20 @@ class Seconds:
     loader: float
     network: float
     output: float = 0.0
+    assembly: float = 0.0
     one_processor: bool = False
     operations: float = 0.0
 
     @property
     def total(self) -> float:
         """The device works while the host reads, sends or writes; the all-reduce comes on top (it can hide
-        behind the backward pass, and this counts on nothing)."""
+        behind the backward pass, and this counts on nothing), and assembly behind it."""
         parts = (self.device, self.link, self.loader, self.output)
-        return (sum(parts) if self.one_processor else max(parts)) + self.network
+        return (sum(parts) if self.one_processor else max(parts)) + self.network + self.assembly
 
     @property
     def bottleneck(self) -> str:
-        names = ("device", "link", "loader", "network", "output")
+        names = ("device", "link", "loader", "network", "output", "assembly")
         return max(names, key=lambda name: float(getattr(self, name)))
 
 
@@ -221,20 +231,38 @@ def encoding(work: Work, device: Device, host: Host) -> Seconds:
     )
 
 
-def generation(work: Work, device: Device, host: Host, evaluations: int, chunk: int = 512) -> Seconds:
-    """One generated cell: the field, the decoder, counts drawn, compressed and written."""
+def generation(work: Work, device: Device, host: Host, evaluations: int, *, chunk: int) -> Seconds:
+    """One generated cell: the field, the decoder with its draws, the chunk's file, and the atlas of them.
+
+    A chunk is written while the next one is drawn, by the disk and not the processor; the atlas is assembled
+    when all are there. On a GPU counts are drawn too, and those above 0 alone cross the link.
+    """
     config, p = work.model.velocity, parameters(work)[1]
     passes = config.blocks * BLOCK_PASSES / 3 * config.width * FLOAT
     field = 2 * p / device.flops + passes / device.memory_rate
     launches = (config.blocks + 2) * FIELD_KERNELS_A_BLOCK * device.launch / chunk
     decoder = 2 * autoencoder_weights(work)[1]
-    decoded = decoder / device.flops + DECODING_PASSES * work.genes * FLOAT / device.memory_rate
-    busy = evaluations * max(work.conditions * field, launches) + decoded
-    written = raw_bytes(work) / host.compress + compressed_bytes(work) / host.disk
-    drawn = work.genes / host.draws
-    operations = evaluations * work.conditions * 2 * p + decoder
-    alone = device.link is None
-    return Seconds(busy, 0.0, 0.0, 0.0, drawn + written, one_processor=alone, operations=operations)
+    busy = evaluations * max(work.conditions * field, launches) + decoder / device.flops
+    busy += drawing_seconds(work, device, host, chunk)
+    return Seconds(
+        busy,
+        0.0 if device.link is None else DRAWN_BYTES * work.nonzeros / device.link,
+        0.0,
+        0.0,
+        output=chunk_file_bytes(work) / host.disk,
+        assembly=raw_bytes(work) / host.compress + compressed_bytes(work) / host.disk,
+        operations=evaluations * work.conditions * 2 * p + decoder,
+    )
+
+
+def drawing_seconds(work: Work, device: Device, host: Host, chunk: int) -> float:
+    """From the decoder's last product to a cell's counts."""
+    dense = work.genes * FLOAT / device.memory_rate
+    if device.link is None:
+        return work.genes / host.draws + DECODING_PASSES_IN_CACHE * dense
+    rows = min(chunk, max(1, DENSE // work.genes))
+    moved = DECODING_PASSES * dense + ENTRY_BYTES * work.nonzeros / device.memory_rate
+    return max(moved, DRAWING_KERNELS * device.launch / rows)
 
 
 def optimiser_bytes(p: int) -> float:
@@ -266,3 +294,8 @@ def raw_bytes(work: Work) -> float:
 def compressed_bytes(work: Work) -> float:
     """A cell's non-zeros with shuffle and zstd: about 1 byte each (PBMC3K and a simulated atlas: 0.96)."""
     return work.nonzeros * 1.0
+
+
+def chunk_file_bytes(work: Work) -> float:
+    """A cell's non-zeros in the file of a chunk: indices as narrow as genes allow, and counts of a byte."""
+    return ((2 if work.genes <= 2**16 else 4) + 1) * work.nonzeros

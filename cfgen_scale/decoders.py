@@ -9,7 +9,7 @@ from torch import nn
 
 from .aligned_linear import AlignedLinear
 from .counts import SparseCounts
-from .drawing import Distribution, draw_decoded
+from .drawing import Distribution, Thetas, draw_decoded
 from .layers import MLP
 from .likelihoods import negative_binomial_log_prob
 from .peak_likelihoods import bernoulli_log_prob, poisson_log_prob
@@ -85,6 +85,7 @@ class NegativeBinomialDecoder(Decoder):
         super().__init__(sizes, bias=bias)
         shape = (sizes[-1],) if n_levels is None else (n_levels, sizes[-1])
         self.log_theta = nn.Parameter(torch.full(shape, float(theta)).log())
+        self._drawn_with: tuple[torch.Tensor, Thetas] | None = None
 
     def forward(
         self, z: torch.Tensor, log_size_factor: torch.Tensor | None, levels: torch.Tensor | None
@@ -99,8 +100,19 @@ class NegativeBinomialDecoder(Decoder):
     @torch.no_grad()
     def distribution(self, levels: torch.Tensor | None) -> Distribution:
         log_theta, rows = self.theta_table(levels)
-        theta = torch.atleast_2d(log_theta).double().exp().cpu().numpy()
-        return Distribution(self.likelihood, theta, None if rows is None else rows.cpu().numpy())
+        return Distribution(
+            self.likelihood, self._thetas(log_theta), None if rows is None else rows.cpu().numpy()
+        )
+
+    def _thetas(self, log_theta: torch.Tensor) -> Thetas:
+        """Those that the last draws were made with, unless training has changed them since."""
+        if self._drawn_with is not None:
+            before, thetas = self._drawn_with
+            if before.device == log_theta.device and torch.equal(before, log_theta):
+                return thetas
+        thetas = Thetas(torch.atleast_2d(log_theta).double().exp().cpu().numpy())
+        self._drawn_with = log_theta, thetas
+        return thetas
 
     def theta_table(self, levels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """log theta (G,), or that of every level and of none (L + 1, G) and each cell's row in it (B,)."""

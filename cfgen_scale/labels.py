@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .randomness import generator
+from .counter_draws import CounterDraws, shifted
 from .types import NOT_TOLD, AtlasSchema, IntArray, SchemaError
 
 
@@ -34,9 +34,12 @@ class LabelFrequencies:
         untold: Sequence[str] = (),
         seed: int,
         index: int = 0,
+        first: int = 0,
     ) -> IntArray:
-        """Labels (n, K) int64 of n cells, a function of ``(seed, index)``: see `choose`."""
-        return self.choose(uniform_of_cells(n, seed, index), schema, told=told, untold=untold)
+        """Labels (n, K) int64 of the cells ``first`` to ``first + n`` of a batch: see `choose`. Those of each
+        are a function of ``(seed, index)`` and its place in the batch."""
+        uniform = uniform_of_cells(range(first, first + n), seed, index)
+        return self.choose(uniform, schema, told=told, untold=untold)
 
     def choose(
         self,
@@ -103,6 +106,7 @@ class LabelFrequencies:
         return filled
 
 
-def uniform_of_cells(n: int, seed: int, index: int) -> NDArray[np.float64]:
-    """A draw of [0, 1) for each of the n cells that (seed, index) says."""
-    return torch.rand(n, generator=generator(seed, "labels", index), dtype=torch.float64).numpy()
+def uniform_of_cells(places: range, seed: int, index: int) -> NDArray[np.float64]:
+    """A draw of [0, 1) for each of the cells at ``places`` of the batch that (seed, index) says."""
+    bits = CounterDraws(seed, "labels", index).bits("combinations", torch.arange(places.start, places.stop))
+    return (shifted(bits, 11).double() * 2.0**-53).numpy()

@@ -140,10 +140,19 @@ class CFGen(nn.Module):
     # ------------------------------------------------------------------ generation
 
     def draw_labels(
-        self, n: int, told: Mapping[str, str], untold: Sequence[str] = (), *, seed: int, index: int = 0
+        self,
+        n: int,
+        told: Mapping[str, str],
+        untold: Sequence[str] = (),
+        *,
+        seed: int,
+        index: int = 0,
+        first: int = 0,
     ) -> IntArray:
         """Labels (n, K): told, untold (-1), the rest drawn as they occur together (LabelFrequencies.draw)."""
-        return self.frequencies.draw(n, self.schema, told=told, untold=untold, seed=seed, index=index)
+        return self.frequencies.draw(
+            n, self.schema, told=told, untold=untold, seed=seed, index=index, first=first
+        )
 
     def generate_cells(
         self,

@@ -27,7 +27,7 @@ from torch import nn
 from ..aligned_linear import CACHE_LINE
 from . import compiled
 from .distributions import Distribution
-from .on_device import draw_counts_on_device
+from .on_device import draw_rows_on_device
 from .on_processor import CsrParts
 
 ROWS = 256  # a product of another number of rows may round otherwise: this one is part of what a seed means
@@ -46,13 +46,13 @@ def draw_decoded(
     log_size_factor  (B,) log l; of Bernoulli draws not looked at
     keys             (B,) int64, 64 random bits a cell
 
-    On a GPU all is drawn there, and the counts above 0 alone come back. Raises ValueError as `draw_counts`.
+    On a GPU all is drawn there, and the counts above 0 alone come back. Either way it goes some rows at a
+    time: memory does not grow with B x G. Raises ValueError as `draw_counts`.
     """
     if hidden.device.type != "cpu":
-        means = _means(last(hidden).float(), log_size_factor, distribution)
-        return draw_counts_on_device(means, keys, distribution)
+        return draw_decoded_on_device(hidden, last, log_size_factor, keys, distribution)
     n_cells, n_features = len(hidden), last.out_features
-    theta, levels = distribution.of_cells(n_cells, n_features)
+    thetas, levels = distribution.of_cells(n_cells, n_features)
     log_l, of_cells = log_size_factor.double().numpy(), keys.numpy().view(np.uint64)
     weight, bias = last.weight.detach().T, last.bias.detach().numpy()
     width = -(-n_features // CACHE_LINE) * CACHE_LINE
@@ -63,7 +63,7 @@ def draw_decoded(
         torch.mm(hidden[rows], weight, out=product[:n, :n_features])
 
         def kernel(*csr: NDArray[np.int64], rows: slice = rows, n: int = n) -> int:
-            of_rows = log_l[rows], theta, levels[rows], of_cells[rows]
+            of_rows = log_l[rows], thetas.values, levels[rows], of_cells[rows]
             row: int = compiled.draw_products(distribution.code, product.numpy()[:n], bias, *of_rows, *csr)
             return row
 
@@ -71,7 +71,23 @@ def draw_decoded(
     return parts.matrix()
 
 
+def draw_decoded_on_device(
+    hidden: torch.Tensor,
+    last: nn.Linear,
+    log_size_factor: torch.Tensor,
+    keys: torch.Tensor,
+    distribution: Distribution,
+) -> csr_matrix:
+    """`draw_decoded` in PyTorch's operations, of tensors on any device."""
+
+    def means_of(rows: slice) -> torch.Tensor:
+        return _means(last(hidden[rows]).float(), log_size_factor[rows], distribution)
+
+    return draw_rows_on_device(means_of, last.out_features, keys, distribution)
+
+
 def _means(logits: torch.Tensor, log_size_factor: torch.Tensor, distribution: Distribution) -> torch.Tensor:
     if distribution.kind == "bernoulli":
-        return logits.sigmoid_()
+        # An infinite logit would make a probability: its difference from itself makes it none.
+        return logits.sigmoid().add_(logits.sub_(logits))
     return torch.softmax(logits, 1).mul_(log_size_factor.float().exp()[:, None])

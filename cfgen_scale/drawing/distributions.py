@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..types import IntArray
@@ -17,17 +18,41 @@ CODES = {
 }
 
 
+class Thetas:
+    """Inverse dispersions (L, G) float64, all > 0, that are looked at once and drawn with again and again.
+
+    Raises ValueError for one that is not finite and above 0, naming the feature.
+    """
+
+    def __init__(self, values: NDArray[np.float64]) -> None:
+        wrong = ~(np.isfinite(values) & (values > 0))
+        if wrong.any():
+            level, feature = np.argwhere(wrong)[0]
+            raise ValueError(
+                f"theta of feature {feature} (level {level}) is {values[level, feature]}; it must be above 0 "
+                "and finite. Has the training of this model diverged?"
+            )
+        self.values = np.ascontiguousarray(values, np.float64)
+        self._copies: dict[torch.device, torch.Tensor] = {}
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        """The same on a device, copied there once."""
+        if device not in self._copies:
+            self._copies[device] = torch.from_numpy(self.values).to(device)
+        return self._copies[device]
+
+
 @dataclass(frozen=True)
 class Distribution:
     """Of the counts of B cells and G features.
 
     kind    negative_binomial: variance mu + mu^2 / theta (Eq. 9); poisson; bernoulli: 1 with probability mu
-    theta   (L, G) float64, all > 0; of negative binomials
+    theta   (L, G) float64, all > 0, or `Thetas`; of negative binomials
     levels  (B,) int64, the row of ``theta`` of each cell; None: the first
     """
 
     kind: Kind
-    theta: NDArray[np.float64] | None = None
+    theta: NDArray[np.float64] | Thetas | None = None
     levels: IntArray | None = None
 
     @property
@@ -35,29 +60,22 @@ class Distribution:
         """What `compiled` calls the kind."""
         return CODES[self.kind]
 
-    def of_cells(self, n_cells: int, n_features: int) -> tuple[NDArray[np.float64], IntArray]:
-        """The table of theta, one row of ones where there is none, and each cell's row in it.
+    def of_cells(self, n_cells: int, n_features: int) -> tuple[Thetas, IntArray]:
+        """The table of theta, one row of ones where there is none, and each cell's row (B,) int64 in it.
 
         Raises ValueError for a theta that does not fit, is missing or not above 0, naming the feature.
         """
         levels = np.zeros(n_cells, np.int64) if self.levels is None else self.levels
         if self.kind != "negative_binomial":
-            return np.ones((1, n_features)), np.zeros(n_cells, np.int64)
-        if self.theta is None or self.theta.ndim != 2 or self.theta.shape[1] != n_features:
-            shape = "none" if self.theta is None else self.theta.shape
+            return Thetas(np.ones((1, n_features))), np.zeros(n_cells, np.int64)
+        given = self.theta.values if isinstance(self.theta, Thetas) else self.theta
+        if given is None or given.ndim != 2 or given.shape[1] != n_features:
+            shape = "none" if given is None else given.shape
             raise ValueError(f"negative binomials of {n_features} features need theta (L, G); it is {shape}.")
-        wrong = ~(np.isfinite(self.theta) & (self.theta > 0))
-        if wrong.any():
-            level, feature = np.argwhere(wrong)[0]
-            raise ValueError(
-                f"theta of feature {feature} (level {level}) is {self.theta[level, feature]}; it must be "
-                "above 0 and finite. Has the training of this model diverged?"
-            )
-        if levels.shape != (n_cells,) or (
-            n_cells and not 0 <= levels.min() <= levels.max() < len(self.theta)
-        ):
-            raise ValueError(f"{n_cells} cells need a row of theta each, from 0 to {len(self.theta) - 1}.")
-        return np.ascontiguousarray(self.theta, np.float64), np.ascontiguousarray(levels, np.int64)
+        thetas = self.theta if isinstance(self.theta, Thetas) else Thetas(given)
+        if levels.shape != (n_cells,) or (n_cells and not 0 <= levels.min() <= levels.max() < len(given)):
+            raise ValueError(f"{n_cells} cells need a row of theta each, from 0 to {len(given) - 1}.")
+        return thetas, np.ascontiguousarray(levels, np.int64)
 
     def rows(self, rows: slice) -> "Distribution":
         """That of some of the cells."""

@@ -6,16 +6,22 @@ from the compiled kernel's where the last bits of a logarithm decide, about neve
 """
 
 import math
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from ..counter_draws import GOLDEN, mixed, shifted, signed
 from . import compiled
 from .compiled import BERNOULLI, LARGEST_COUNT, LARGEST_INVERTED, LEAST_PTRS, NEGATIVE_BINOMIAL, POISSON, TINY
 from .distributions import Distribution, cannot_be
+from .on_processor import CsrParts
 
-DENSE = 2**26  # entries of the means that are looked at at once
+# Entries of the means that are there at once: 256 MB, and some five times as much of what is made of them. A
+# product of another number of rows may round otherwise, so that this number is part of what a seed means.
+DENSE = 2**26
 FIRST_WIDTH, LARGEST_WIDTH = 8, 1024  # counts that inversion tries at once
 WEYL = int(compiled.WEYL) - 2**32
 SHIFTS = (17, 11, 15)
@@ -27,33 +33,47 @@ def draw_counts_on_device(means: torch.Tensor, keys: torch.Tensor, distribution:
 
     Only the counts above 0 are copied to the host.
     """
-    n_cells, n_features = means.shape
-    theta, levels = (torch.from_numpy(t).to(means.device) for t in distribution.of_cells(n_cells, n_features))
-    _require_means(means, distribution)
-    found = []
+    return draw_rows_on_device(means.__getitem__, means.shape[1], keys, distribution)
+
+
+def draw_rows_on_device(
+    means_of: Callable[[slice], torch.Tensor],
+    n_features: int,
+    keys: torch.Tensor,
+    distribution: Distribution,
+) -> csr_matrix:
+    """As `draw_counts_on_device`, of means that ``means_of`` makes of a few rows at a time: as many as
+    ``DENSE`` holds, however many cells there are."""
+    n_cells, parts = len(keys), CsrParts(n_features)
+    thetas, levels = distribution.of_cells(n_cells, n_features)
+    theta, of_cells = thetas.on(keys.device), torch.from_numpy(levels).to(keys.device)
     step = max(1, DENSE // max(n_features, 1))
-    for first in range(0, max(n_cells, 1), step):
-        rows = slice(first, first + step)
-        cells, features = torch.nonzero(_possible(means[rows], keys[rows]), as_tuple=True)
-        cells += first
-        of_entries = means[cells, features].double(), theta[levels[cells], features]
-        counts = _counts(distribution.code, features, keys[cells], *of_entries)
-        kept = counts > 0
-        found.append([part[kept].int() for part in (cells, features, counts)])
-    cells, features, counts = (torch.cat(parts) for parts in zip(*found, strict=True))
-    indptr = torch.zeros(n_cells + 1, dtype=torch.int64, device=means.device)
-    indptr[1:] = torch.bincount(cells, minlength=n_cells).cumsum(0)
-    arrays = counts.cpu().numpy(), features.cpu().numpy(), indptr.cpu().numpy()
-    matrix = csr_matrix(arrays, shape=(n_cells, n_features))
-    matrix.has_canonical_format = True
-    return matrix
+    for first in range(0, n_cells, step):
+        rows = slice(first, min(first + step, n_cells))
+        means = means_of(rows)
+        _require_means(means, distribution, first)
+        parts.append(*_rows(means, keys[rows], theta, of_cells[rows], distribution.code))
+        del means  # before the next ones are made
+    return parts.matrix()
 
 
-def _require_means(means: torch.Tensor, distribution: Distribution) -> None:
+def _rows(
+    means: torch.Tensor, keys: torch.Tensor, theta: torch.Tensor, levels: torch.Tensor, kind: int
+) -> Iterator[NDArray[np.int32]]:
+    """Of rows of means (n, G) on the host: counts a cell (n,), and the features and counts (nnz,)."""
+    cells, features = torch.nonzero(_possible(means, keys), as_tuple=True)
+    of_entries = means[cells, features].double(), theta[levels[cells], features]
+    counts = _counts(kind, features, keys[cells], *of_entries)
+    kept = counts > 0
+    lengths = torch.bincount(cells[kept], minlength=len(means))
+    return (part.int().cpu().numpy() for part in (lengths, features[kept], counts[kept]))
+
+
+def _require_means(means: torch.Tensor, distribution: Distribution, first: int) -> None:
     most = 1.0 if distribution.kind == "bernoulli" else compiled.LARGEST_MEAN
     right = ((means >= 0) & (means <= most)).all(1)
     if not right.all():
-        raise cannot_be(int(right.int().argmin()), distribution.kind)
+        raise cannot_be(first + int(right.int().argmin()), distribution.kind)
 
 
 # ---------------------------------------------------------------------- random bits

@@ -39,9 +39,15 @@ class CsrParts:
         row = kernel(indptr, indices, data)
         if row >= 0:
             raise cannot_be(row + sum(map(len, self._lengths)) - 1, distribution.kind)
-        self._lengths.append(np.diff(indptr))
-        self._indices.append(indices[: indptr[-1]].copy())
-        self._data.append(data[: indptr[-1]].copy())
+        self.append(np.diff(indptr), indices[: indptr[-1]].copy(), data[: indptr[-1]].copy())
+
+    def append(
+        self, lengths: NDArray[np.integer], indices: NDArray[np.int32], data: NDArray[np.int32]
+    ) -> None:
+        """The next cells: how many counts above 0 each has, their features, ascending, and themselves."""
+        self._lengths.append(lengths.astype(np.int64, copy=False))
+        self._indices.append(indices)
+        self._data.append(data)
 
     def matrix(self) -> csr_matrix:
         """All rows: int32, the columns of each ascending, no zero stored."""
@@ -66,7 +72,7 @@ def draw_counts(
     Raises ValueError, naming the cell, for a mean that is not a number from 0 to 2^30 (a probability: 1).
     """
     n_cells, n_features = means.shape
-    theta, levels = distribution.of_cells(n_cells, n_features)
+    thetas, levels = distribution.of_cells(n_cells, n_features)
     means, parts = np.ascontiguousarray(means, np.float32), CsrParts(n_features)
     step = max(1, ROOM // max(n_features, 1))
     for first in range(0, n_cells, step):
@@ -74,7 +80,7 @@ def draw_counts(
 
         def kernel(*csr: NDArray[np.int64], rows: slice = rows) -> int:
             row: int = compiled.draw_means(
-                distribution.code, means[rows], theta, levels[rows], keys[rows], *csr
+                distribution.code, means[rows], thetas.values, levels[rows], keys[rows], *csr
             )
             return row
 

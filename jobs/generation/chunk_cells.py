@@ -24,7 +24,7 @@ def draw_chunk(model: "CFGen", plan: Plan, chunk: Chunk, directory: Path) -> "Ge
         labels, log_size_factor = told_to_cells(model, plan, chunk, directory)
         latents = model.draw_latents(
             labels,
-            guidance=plan.weights[chunk.group],
+            guidance=plan.weights[chunk.parts[0].group],
             seed=plan.seed,
             index=chunk.index,
             ode=plan.ode,
@@ -43,16 +43,21 @@ def told_to_cells(
     model: "CFGen", plan: Plan, chunk: Chunk, directory: Path
 ) -> tuple["IntArray", NDArray[np.float32] | None]:
     """Labels (B, K), -1 = untold, and log size factors (B, S), or None where the model is to draw them."""
-    group = plan.request.groups[chunk.group]
-    if group.copied is None:
-        labels = model.draw_labels(chunk.cells, group.told, group.untold, seed=plan.seed, index=chunk.index)
-        sizes = np.empty((chunk.cells, 0), dtype=np.float32)
-    else:
+    group = plan.request.groups[chunk.parts[0].group]
+    if group.copied is not None:
         # A group that copies is the only one: its rows are those of the atlas.
         rows = slice(chunk.first_cell, chunk.first_cell + chunk.cells)
         copied, sizes = read_rows(directory, group, rows)
         labels = labels_beside(copied, model, group, seed=plan.seed, index=chunk.index)
-    return labels, _log_size_factors(sizes, group, model.schema, seed=plan.seed, index=chunk.index)
+        return labels, _log_size_factors(sizes, chunk, plan, model.schema)
+    labels = np.empty((chunk.cells, len(model.schema.covariates)), dtype=np.int64)
+    for part in chunk.parts:
+        group = plan.request.groups[part.group]
+        labels[part.of_chunk] = model.draw_labels(
+            part.cells, group.told, group.untold, seed=plan.seed, index=chunk.index, first=part.begin
+        )
+    sizes = np.empty((chunk.cells, 0), dtype=np.float32)
+    return labels, _log_size_factors(sizes, chunk, plan, model.schema)
 
 
 def labels_beside(copied: "IntArray", model: "CFGen", group: Group, *, seed: int, index: int) -> "IntArray":
@@ -64,7 +69,7 @@ def labels_beside(copied: "IntArray", model: "CFGen", group: Group, *, seed: int
     from cfgen_scale.labels import uniform_of_cells
 
     # The draw of a cell is that of its place, whatever is copied to it and to others.
-    uniform = uniform_of_cells(len(copied), seed, index)
+    uniform = uniform_of_cells(range(len(copied)), seed, index)
     labels = np.empty((len(copied), len(model.schema.covariates)), dtype=np.int64)
     different, which = np.unique(copied, axis=0, return_inverse=True)
     in_order = np.argsort(which, kind="stable")
@@ -89,26 +94,29 @@ def in_words(
 
 
 def _log_size_factors(
-    copied: NDArray[np.float32], group: Group, schema: "AtlasSchema", *, seed: int, index: int
+    copied: NDArray[np.float32], chunk: Chunk, plan: Plan, schema: "AtlasSchema"
 ) -> NDArray[np.float32] | None:
-    """(n, S) in the order of the schema: copied (n, modalities copied), or drawn from what the group asks."""
+    """(B, S) in the order of the schema: copied (B, modalities copied), or drawn from what the groups ask."""
     import torch
 
     from cfgen_scale.counter_draws import CounterDraws
 
-    if not (group.size_factors or copied.size):
+    groups = [plan.request.groups[part.group] for part in chunk.parts]
+    if not (groups[0].size_factors or copied.size):
         return None
-    of_copied = group.copied.size_factors if group.copied else ()
+    of_copied = groups[0].copied.size_factors if groups[0].copied else ()
     names = [modality.name for modality in schema.counted]
-    draws = CounterDraws(seed, "generation", index)
-    noise = draws.normal("size factors asked for", torch.arange(len(copied)), len(names)).numpy()
+    draws = CounterDraws(plan.seed, "generation", chunk.index)
+    noise = draws.normal("size factors asked for", torch.arange(chunk.cells), len(names)).numpy()
+    of_part = np.repeat(np.arange(len(groups)), [part.cells for part in chunk.parts])
     columns: list[NDArray[np.floating[Any]]] = []
     for s, name in enumerate(names):
         if name in of_copied:
             columns.append(copied[:, of_copied.index(name)])
         else:
-            asked = group.size_factors[name]
-            columns.append(asked.log_mean + asked.log_sd * noise[:, s])
+            asked = [group.size_factors[name] for group in groups]
+            mean, sd = np.array([(size.log_mean, size.log_sd) for size in asked]).T[:, of_part]
+            columns.append(mean + sd * noise[:, s])
     return np.stack(columns, axis=1).astype(np.float32)
 
 

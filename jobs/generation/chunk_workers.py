@@ -5,7 +5,8 @@ A worker is a plain object in this process or a Ray actor (crew.py); the bytes d
 
 import os
 import socket
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from loaders.atlases.writer import PartialAtlas
 
 
+AT_ONCE = 2  # jobs that a worker is given: the next chunk is drawn while the last one is written
+
+
 @dataclass(frozen=True)
 class Receipt:
     """A job was done: the cells, or the bytes, that it was about, and the process that did it."""
@@ -36,12 +40,16 @@ class AtlasWorker:
     """Draws the chunks of ``plan`` with the model at ``model_path``, or decodes them from the latents in the
     generated atlas ``latents``. The model is loaded when the first chunk comes: to assemble needs none.
     ValueError is raised then if it is not the model of the plan, RuntimeError if this machine would draw
-    other cells than the one on which the atlas was begun."""
+    other cells than the one on which the atlas was begun.
+
+    Its methods may be called by ``AT_ONCE`` threads: while one encodes a chunk and flushes it to the disk,
+    another draws the next. There are never more chunks than threads in memory."""
 
     model_path: Path
     plan: Plan
     partial: "PartialAtlas"
     latents: Path | None = None
+    _drawing: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     @property
     def decodes(self) -> bool:
@@ -56,14 +64,16 @@ class AtlasWorker:
         return machine_here(self.plan.device)
 
     def write(self, chunk: Chunk) -> Receipt:
-        """Make and write the cells of one chunk."""
-        cells = self._cells(chunk)
-        self.partial.write_chunk(chunk.index, cells, self._model.schema, group=chunk.group)
+        """Make and write the cells of one chunk. It is there, and whole, when this returns."""
+        with self._drawing:
+            cells = self._cells(chunk)
+        self.partial.write_chunk(chunk.index, cells, self._model.schema, group=chunk.groups)
         return Receipt(chunk.cells, os.getpid())
 
     def assemble(self, task: "Task", assembly: "Assembly") -> Receipt:
-        """Write the shards of one task."""
-        assembly.run(task)
+        """Write the shards of one task; one at a time, since the compressor's settings are the process's."""
+        with self._drawing:
+            assembly.run(task)
         return Receipt(task.n_bytes, os.getpid())
 
     def _cells(self, chunk: Chunk) -> "GeneratedCells":

@@ -1,25 +1,21 @@
 """Who does the jobs of a generated atlas: this process, or Ray actors that share its file system.
 
-A job is one call of a method of `AtlasWorker`; both kinds of crew take jobs from an iterator, one for each
-free worker, and yield receipts in the order in which they are done.
+A job is one call of a method of `AtlasWorker`; both kinds of crew take jobs from an iterator, ``AT_ONCE`` for
+each worker, and yield receipts as they are done.
 """
 
-import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..cluster import cluster
-from .chunk_workers import AtlasWorker, Receipt
+from .chunk_workers import AT_ONCE, AtlasWorker, Receipt
 from .plan import Chunk
-from .progress import say
 
 if TYPE_CHECKING:
     from loaders.atlases.assembly import Assembly, Task
-
-LOST_WORKERS = 8
-PATIENCE = 30.0  # seconds until the user is told that workers are missing
 
 
 class Crew(Protocol):
@@ -42,6 +38,10 @@ class Crew(Protocol):
         """Write the shards of tasks."""
         ...
 
+    def leave_gpus(self, jobs: int) -> None:
+        """Give GPUs back: so many jobs are left, which need none, but all CPUs that there are."""
+        ...
+
 
 @contextmanager
 def crew_of(worker: AtlasWorker, *, workers: int, progress: bool = False) -> Iterator[Crew]:
@@ -49,6 +49,8 @@ def crew_of(worker: AtlasWorker, *, workers: int, progress: bool = False) -> Ite
     if not workers:
         yield Alone(worker)
         return
+    from .ray_crew import RayCrew
+
     with cluster(workers):
         crew = RayCrew(worker, workers, progress)
         try:
@@ -58,7 +60,7 @@ def crew_of(worker: AtlasWorker, *, workers: int, progress: bool = False) -> Ite
 
 
 class Alone:
-    """This process does one job after the other."""
+    """Threads of this process, of which one draws."""
 
     def __init__(self, worker: AtlasWorker) -> None:
         self._worker = worker
@@ -68,136 +70,20 @@ class Alone:
         return self._worker.machine()
 
     def write(self, chunks: Iterable[Chunk]) -> Iterator[Receipt]:
-        return map(self._worker.write, chunks)
+        return self._run(self._worker.write, chunks)
 
     def assemble(self, tasks: Iterable["Task"], assembly: "Assembly") -> Iterator[Receipt]:
-        return (self._worker.assemble(task, assembly) for task in tasks)
+        return self._run(lambda task: self._worker.assemble(task, assembly), tasks)
 
+    def leave_gpus(self, jobs: int) -> None:
+        """Nothing: this process keeps what it has until it ends."""
 
-class RayCrew:
-    """``workers`` actors, each with one CPU (and one GPU if the plan is for cuda), and what each is doing.
-
-    An actor takes the next job when it is done with one. One that is lost, with its node or alone, is
-    replaced, and its job is given to another; RuntimeError where ``LOST_WORKERS`` more were lost at one and
-    the same job. Raises ValueError for a plan for cuda in a cluster without a GPU. With ``progress`` the user
-    is told where the cluster has no place for actors.
-    """
-
-    def __init__(self, worker: AtlasWorker, workers: int, progress: bool = False) -> None:
-        import ray
-
-        gpus = 1 if worker.plan.device == "cuda" else 0
-        if gpus and ray.cluster_resources().get("GPU", 0) < 1:
-            raise ValueError("device is 'cuda', but the Ray cluster has no GPU. Use device 'cpu'.")
-        actor_class = ray.remote(num_cpus=1, num_gpus=gpus)(AtlasWorker)
-        told = (worker.model_path, worker.plan, worker.partial, worker.latents)
-        self._hire: Callable[[], Any] = lambda: actor_class.remote(*told)
-        self.decodes = worker.decodes
-        # Task -> its actor and job. The first task of an actor is to be ready, and only then does it get a
-        # job: an actor that the cluster has no place for holds none back.
-        self._tasks: dict[Any, tuple[Any, Any]] = {}
-        self._idle: list[Any] = []
-        self._losses: Counter[Any] = Counter()
-        self._workers, self._progress = workers, progress
-        self._each = f"a CPU{' and a GPU' if gpus else ''} each"
-        self._hired, self._has_told = time.monotonic(), False
-        for _ in range(workers):
-            self._start()
-
-    def machine(self) -> dict[str, str]:
-        (found,) = self._run(lambda actor, _: actor.machine.remote(), ["machine"])
-        return found
-
-    def write(self, chunks: Iterable[Chunk]) -> Iterator[Receipt]:
-        return self._run(lambda actor, chunk: actor.write.remote(chunk), chunks)
-
-    def assemble(self, tasks: Iterable["Task"], assembly: "Assembly") -> Iterator[Receipt]:
-        import ray
-
-        shared = ray.put(assembly)
-        return self._run(lambda actor, task: actor.assemble.remote(task, shared), tasks)
-
-    def dismiss(self) -> None:
-        """End all actors, whatever they are doing."""
-        import ray
-
-        for actor in [*self._idle, *(actor for actor, _ in self._tasks.values())]:
-            ray.kill(actor)
-
-    def _run(self, call: Callable[[Any, Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
-        """``call`` some actor with each job; the answers."""
-        waiting, returned = iter(jobs), deque[Any]()
-        job = None
-        while True:
-            if job is None:
-                job = returned.popleft() if returned else next(waiting, None)
-            if job is not None and self._idle:
-                actor = self._idle.pop()
-                self._tasks[call(actor, job)] = (actor, job)
-                job = None
-            elif job is None and not self._is_busy:
-                return
-            else:
-                answer, lost = self._next_answer()
-                returned.extend(lost)
-                if answer is not None:
-                    yield answer
-
-    def _start(self) -> None:
-        actor = self._hire()
-        self._tasks[actor.ready.remote()] = (actor, None)
-
-    @property
-    def _is_busy(self) -> bool:
-        return any(job is not None for _, job in self._tasks.values())
-
-    def _next_answer(self) -> tuple[Any, list[Any]]:
-        """Wait for a task to end: its answer, or the job (none or one) that was lost with its actor."""
-        import ray
-
-        actor, job = self._tasks[done := self._next_done()]
-        del self._tasks[done]
-        try:
-            answer = ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
-        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
-            self._losses[job] += 1
-            if self._losses[job] > LOST_WORKERS:
-                raise RuntimeError(
-                    f"{self._losses[job]} generation workers were lost one after the other. The last: {error}"
-                ) from error
-            ray.kill(actor)  # one that cannot be reached may live on
-            self._start()
-            return None, [] if job is None else [job]
-        self._idle.append(actor)
-        # A worker that answers shows that others may be lost again for reasons of their own.
-        del self._losses[job], self._losses[None]
-        return answer, []
-
-    def _next_done(self) -> Any:
-        """The task that ends next; the user is told of workers that keep it waiting."""
-        import ray
-
-        while True:
-            done, _ = ray.wait(list(self._tasks), num_returns=1, timeout=PATIENCE)
-            if time.monotonic() > self._hired + PATIENCE:
-                self._tell_of_the_missing()
-            if done:
-                return done[0]
-
-    def _tell_of_the_missing(self) -> None:
-        """Again and again while there is no worker at all; once where there are fewer than asked for."""
-        import ray
-
-        missing = sum(job is None for _, job in self._tasks.values())
-        if not missing or (self._has_told and missing < self._workers):
-            return
-        self._has_told = True
-        free = ray.available_resources()
-        say(
-            f"{self._workers - missing} of {self._workers} workers are at work: they need {self._each}, and "
-            f"the Ray cluster has {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs free. The "
-            "others begin when there is room.",
-            self._progress,
-        )
+    def _run[Job](self, call: Callable[[Job], Receipt], jobs: Iterable[Job]) -> Iterator[Receipt]:
+        begun: deque[Future[Receipt]] = deque()
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            for job in jobs:
+                if len(begun) == AT_ONCE:
+                    yield begun.popleft().result()
+                begun.append(threads.submit(call, job))
+            while begun:
+                yield begun.popleft().result()

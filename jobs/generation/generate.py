@@ -46,7 +46,7 @@ def generate_atlas(
     request      groups of cells, or a table to be copied
     workers      processes that draw cells; one thread each. 1 is this process, more are Ray actors
     use_ray      True or False to decide otherwise than by the number of workers
-    chunk_cells  cells drawn at a time; None: 512, on a GPU 8,192, which needs 10 x chunk_cells x G x 4 bytes
+    chunk_cells  cells drawn at a time; None: 512, on a GPU 8,192
     solver       of the ODE, with ``steps`` if it takes fixed ones, else ``tolerance``; None: the model's own
     content      "latents": no counts, which `decode_atlas` can draw from them later
     device       cpu or cuda (a GPU for each worker)

@@ -4,7 +4,11 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .request import Request, RequestError
 from .request_check import check_request
@@ -14,20 +18,44 @@ if TYPE_CHECKING:
     from cfgen_scale.types import AtlasSchema
     from loaders.atlases.chunk_files import Content
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 # Small enough that the dense means of a chunk (512 x 20,000 float32 = 41 MB) stay near the caches of a CPU
 # and that a few thousand cells already occupy several workers; on a GPU large enough to occupy it.
 CHUNK_CELLS = {"cpu": 512, "cuda": 8_192}
 
 
 @dataclass(frozen=True)
+class Part:
+    """So many cells of a chunk, from its cell ``begin`` on, that are of one group."""
+
+    group: int
+    begin: int
+    cells: int
+
+    @property
+    def of_chunk(self) -> slice:
+        return slice(self.begin, self.begin + self.cells)
+
+
+@dataclass(frozen=True)
 class Chunk:
-    """Cells that are drawn together, all of one group. Their random numbers are keyed by (seed, index)."""
+    """Cells that are drawn together, of one group or of several that follow one another. Their random numbers
+    are keyed by (seed, index)."""
 
     index: int
-    group: int
     first_cell: int
-    cells: int
+    parts: tuple[Part, ...]
+
+    @property
+    def cells(self) -> int:
+        """How many."""
+        return self.parts[-1].of_chunk.stop
+
+    @property
+    def groups(self) -> NDArray[np.int32]:
+        """The group of each cell (B,)."""
+        of_parts = np.array([part.group for part in self.parts], dtype=np.int32)
+        return np.repeat(of_parts, [part.cells for part in self.parts])
 
 
 @dataclass(frozen=True)
@@ -62,17 +90,42 @@ class Plan:
     @property
     def n_chunks(self) -> int:
         """Chunks of all groups."""
-        return sum(-(-group.cells // self.chunk_cells) for group in self.request.groups)
+        groups = self.request.groups
+        return sum(-(-sum(groups[g].cells for g in run) // self.chunk_cells) for run in self._runs())
 
     def chunks(self) -> Iterator[Chunk]:
-        """The chunks in the order of their cells. Each belongs to one group, whose last may be shorter."""
+        """The chunks in the order of their cells. Groups that follow one another share chunks if they can be
+        drawn together; the last chunk of such a run may be shorter."""
         index = first_cell = 0
-        for number, group in enumerate(self.request.groups):
-            for done in range(0, group.cells, self.chunk_cells):
-                cells = min(self.chunk_cells, group.cells - done)
-                yield Chunk(index, number, first_cell, cells)
+        for run in self._runs():
+            for parts in self._filled(run):
+                chunk = Chunk(index, first_cell, parts)
+                yield chunk
                 index += 1
-                first_cell += cells
+                first_cell += chunk.cells
+
+    def _runs(self) -> Iterator[list[int]]:
+        """Places of groups in the request that follow one another and can be drawn together: of the same
+        weights, their size factors all drawn by the model or all asked for."""
+        groups = self.request.groups
+        for _, run in groupby(range(len(groups)), lambda g: (self.weights[g], bool(groups[g].size_factors))):
+            yield list(run)
+
+    def _filled(self, run: list[int]) -> Iterator[tuple[Part, ...]]:
+        """The parts of each chunk of a run: as many cells as it can have, but for the last."""
+        parts: list[Part] = []
+        room = self.chunk_cells
+        for number in run:
+            left = self.request.groups[number].cells
+            while left:
+                cells = min(left, room)
+                parts.append(Part(number, self.chunk_cells - room, cells))
+                left, room = left - cells, room - cells
+                if not room:
+                    yield tuple(parts)
+                    parts, room = [], self.chunk_cells
+        if parts:
+            yield tuple(parts)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values."""

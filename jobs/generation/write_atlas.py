@@ -193,6 +193,8 @@ def _write_missing(crew: Crew, atlas: AtlasToWrite, needed: "IntArray | None", p
 
 def _assemble_missing(crew: Crew, plan: Plan, assembly: "Assembly", progress: bool) -> None:
     tasks = assembly.tasks()
+    if tasks:
+        crew.leave_gpus(len(tasks))
     done = assembly.n_bytes - sum(task.n_bytes for task in tasks)
     receipts = crew.assemble(tasks, assembly)
     follow(receipts, "assembling", plan.n_cells, progress, done=done, whole=assembly.n_bytes)

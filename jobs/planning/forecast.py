@@ -20,6 +20,7 @@ from cfgen_scale.devices import DEVICES, GPU_HOST
 from cfgen_scale.ode import FIXED_STEP, OdeConfig
 
 from ..config import ConfigError, load_config
+from ..generation.plan import CHUNK_CELLS
 
 # Evaluations of the field: midpoint has two a step; an adaptive solver at 1e-5 about 180 (measured: 370-390
 # for a conditional and an unconditional field together).
@@ -29,7 +30,8 @@ REMEDIES = {
     "link": "fewer non-zeros a cell on their way: narrower indices, or more devices",
     "loader": "a packed copy on a local disk (prepare --repack), or more reading threads a worker",
     "network": "larger batches (the all-reduce is paid once a batch), or a faster network",
-    "output": "more workers or cores for drawing and compressing counts",
+    "output": "a faster disk for the files of chunks, or more of them",
+    "assembly": "more cores for compressing counts, or a faster disk",
 }
 
 
@@ -102,17 +104,18 @@ def forecast(work: Work, device: Device, host: Host, workers: int) -> Iterator[s
 def seconds_of(work: Work, device: Device, host: Host, workers: int) -> dict[str, tuple[float, Seconds]]:
     """Of each stage: how many cells pass through it, and the seconds of one cell on one worker."""
     steps = evaluations(work.model.ode)
+    chunk = CHUNK_CELLS["cpu" if device.link is None else "cuda"]
     return {
         "autoencoder training": (work.epochs * work.cells, autoencoder_training(work, device, host, workers)),
         "encoding": (work.cells, encoding(work, device, host)),
         "flow training": (work.epochs * work.cells, flow_training(work, device, workers)),
-        "generation": (work.cells, generation(work, device, host, steps)),
+        "generation": (work.cells, generation(work, device, host, steps, chunk=chunk)),
     }
 
 
 def parts(seconds: Seconds) -> str:
     """``device 3.1, loader 1.4``: the parts that take time, in microseconds a cell on one worker."""
-    names = ("device", "link", "loader", "network", "output")
+    names = ("device", "link", "loader", "network", "output", "assembly")
     return ", ".join(f"{n} {1e6 * getattr(seconds, n):.3g}" for n in names if getattr(seconds, n))
 
 

@@ -98,9 +98,8 @@ class ChunkReader:
         before = [_bounds(self.table.nnz[:, m]) for m in range(n_modalities)]
         for part in overlaps(_bounds(self.table.cells), begin, end):
             with opened_chunk(self.partial.chunk_path(self.table, part.chunk)) as chunk:
-                for name in ("labels", "log_size_factor", "latent"):
+                for name in ("labels", "log_size_factor", "latent", "group"):
                     getattr(slab, name)[part.of_range] = chunk.get_slice(name)[part.of_chunk]
-                slab.group[part.of_range] = chunk.get_tensor("group")[0]
                 slab.chunk[part.of_range] = part.chunk
                 for m in range(n_modalities):
                     # One more than cells, written again by the next chunk: where the one ends, it begins.

@@ -102,18 +102,18 @@ def folder_of(index: int) -> Path:
 
 
 def encode_chunk(
-    index: int, cells: GeneratedCells, schema: AtlasSchema, *, group: int
+    index: int, cells: GeneratedCells, schema: AtlasSchema, *, group: NDArray[np.int32] | int
 ) -> tuple[ChunkSize, bytes]:
     """The size and the content of the file of a chunk. Raises ValueError if the cells do not fit the schema.
 
-    The file holds group (1,) int32; labels (B, K) int32, -1 = untold; log_size_factor (B, S) and latent
-    (B, D) float32; and for modality m the CSR arrays data.m, indices.m, narrow and unsigned, and indptr.m
-    int64.
+    ``group`` is the place in the request of each cell (B,), or of all. The file holds group (B,) int32;
+    labels (B, K) int32, -1 = untold; log_size_factor (B, S) and latent (B, D) float32; and for modality m
+    the CSR arrays data.m, indices.m, narrow and unsigned, and indptr.m int64.
     """
     counts = _checked(cells, schema)
     largest = [int(matrix.data.max(initial=0)) for matrix in counts]
     arrays: dict[str, NDArray[Any]] = {
-        "group": np.array([group], dtype=np.int32),
+        "group": np.array(np.broadcast_to(group, len(cells.labels)), dtype=np.int32),
         "labels": np.ascontiguousarray(cells.labels, dtype=np.int32),
         "log_size_factor": np.ascontiguousarray(cells.log_size_factor, dtype=np.float32),
         "latent": np.ascontiguousarray(cells.latent, dtype=np.float32),
@@ -144,7 +144,7 @@ def opened_chunk(path: Path) -> Iterator[Any]:
 
 
 def _checked(cells: GeneratedCells, schema: AtlasSchema) -> list[csr_matrix]:
-    """The counts of each modality as CSR with sorted indices and no stored zeros."""
+    """The counts of each modality as CSR with sorted indices and no stored zeros, as they are drawn."""
     n_cells, n_factors = len(cells.labels), len(schema.counted)
     if cells.log_size_factor.shape != (n_cells, n_factors):
         raise ValueError(
@@ -159,7 +159,11 @@ def _checked(cells: GeneratedCells, schema: AtlasSchema) -> list[csr_matrix]:
         )
     matrices = []
     for modality, drawn in zip(schema.modalities, cells.counts, strict=True):
-        counts = csr_matrix(drawn, copy=True)
+        counts = csr_matrix(drawn)
+        if not (drawn.has_canonical_format and counts.data.all()):
+            counts = counts.copy()
+            counts.sum_duplicates()
+            counts.eliminate_zeros()
         if counts.shape != (n_cells, len(modality.features)):
             raise ValueError(
                 f"counts {counts.shape} of {modality.name!r} for {n_cells} cells and "
@@ -167,7 +171,5 @@ def _checked(cells: GeneratedCells, schema: AtlasSchema) -> list[csr_matrix]:
             )
         if counts.nnz and counts.data.min() < 0:
             raise ValueError(f"a negative count was drawn: {counts.data.min()}.")
-        counts.sum_duplicates()
-        counts.eliminate_zeros()
         matrices.append(counts)
     return matrices

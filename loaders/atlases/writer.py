@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cfgen_scale.files import ASIDE, write_file, write_json
 from cfgen_scale.types import AtlasSchema, GeneratedCells, IntArray
@@ -77,8 +78,11 @@ class PartialAtlas:
         with room_for(self.path):
             write_json(self.path / PLAN_FILE, plan)
 
-    def write_chunk(self, index: int, cells: GeneratedCells, schema: AtlasSchema, *, group: int) -> None:
-        """Write the cells of one chunk, of group ``group`` of the request; without counts, latents alone.
+    def write_chunk(
+        self, index: int, cells: GeneratedCells, schema: AtlasSchema, *, group: NDArray[np.int32] | int
+    ) -> None:
+        """Write the cells of one chunk; without counts, latents alone. ``group`` is the place in the request
+        of each cell (B,), or of all.
 
         Raises ValueError if they do not fit the schema, OSError if the disk is full.
         """

@@ -31,26 +31,34 @@ from jobs.generation.request import Group, Request
 from loaders.atlases.writer import PartialAtlas
 from tests.benchmarks import reference_generation
 from tests.benchmarks.measure_training import machine
+from tests.benchmarks.memory import FORGET_PEAK
 
 PAUSE_SECONDS = 0.1
 Measured = dict[str, Any]
 
 
 class Watcher:
-    """Watches a generation from outside: when its chunks are there, and the most memory its processes hold.
+    """Watches a generation from outside: when its chunks are there, and the most memory its processes hold,
+    in bytes, of this process and all below it, Ray's own too.
 
-    tree     anonymous memory (RssAnon) of this process and all below it, of Ray too, at once, in bytes
+    tree     anonymous memory (RssAnon) of all at once, looked at ten times a second
     largest  of any one of them
+    peaks    the kernel's own high-water mark (VmHWM) of each process since the watch began; it misses nothing
+             between two looks, and counts mapped files and memory that is shared
     """
 
     def __init__(self, out: Path, n_chunks: int) -> None:
         self._partial, self._n_chunks = PartialAtlas.beside(out), n_chunks
         self.first_chunk = self.last_chunk = 0.0
         self.tree = self.largest = 0
+        self.peaks: dict[tuple[int, float], int] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Watcher":
+        for process in processes():
+            with suppress(OSError):  # ended, or another user's
+                Path(f"/proc/{process.pid}/clear_refs").write_text(FORGET_PEAK)
         self._thread.start()
         return self
 
@@ -59,9 +67,13 @@ class Watcher:
         self._thread.join()
 
     def _watch(self) -> None:
-        me = psutil.Process()
         while not self._over.wait(PAUSE_SECONDS):
-            held = [anonymous(process) for process in [me, *me.children(recursive=True)]]
+            there = processes()
+            for process in there:
+                with suppress(psutil.NoSuchProcess):
+                    identity = process.pid, process.create_time()
+                    self.peaks[identity] = max(self.peaks.get(identity, 0), memory(process, "VmHWM"))
+            held = [memory(process, "RssAnon") for process in there]
             self.tree, self.largest = max(self.tree, sum(held)), max(self.largest, *held)
             if not self.last_chunk:
                 with suppress(FileNotFoundError):  # not begun, or finished while we look
@@ -73,11 +85,17 @@ class Watcher:
         self.last_chunk = now if chunks == self._n_chunks else 0.0
 
 
-def anonymous(process: psutil.Process) -> int:
-    """RssAnon of a process in bytes; 0 if it has ended."""
+def processes() -> list[psutil.Process]:
+    """This one and all below it."""
+    me = psutil.Process()
+    return [me, *me.children(recursive=True)]
+
+
+def memory(process: psutil.Process, name: str) -> int:
+    """RssAnon or VmHWM of a process in bytes; 0 if it has ended."""
     with suppress(OSError, StopIteration):
         lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
     return 0
 
 
@@ -94,6 +112,8 @@ def timed(work: Callable[[], Any], out: Path, cells: int, chunk_cells: int) -> M
         "busy_seconds_here": busy,
     }
     measured |= {"tree_anonymous": watcher.tree, "largest_anonymous": watcher.largest}
+    peaks = watcher.peaks.values()
+    measured |= {"tree_peak_rss": sum(peaks), "largest_peak_rss": max(peaks, default=0)}
     if watcher.first_chunk and watcher.last_chunk:
         measured["seconds_to_first_chunk"] = watcher.first_chunk - began
         measured["seconds_after_start"] = ended - watcher.first_chunk

@@ -1,5 +1,6 @@
 """The benchmark of generation compares equals, and its parts make up the whole."""
 
+import time
 from pathlib import Path
 
 import anndata
@@ -9,7 +10,7 @@ import pytest
 from cfgen_scale.model import CFGen
 from jobs.generation.generate import generate_atlas
 from jobs.generation.request import Group, Request
-from tests.benchmarks import generation, generation_parts, reference_generation, solvers
+from tests.benchmarks import generation, generation_parts, measure_generation, reference_generation, solvers
 from tests.benchmarks.random_model import gene_shares, library_for, save_random_model
 
 GENES, CELLS = 300, 600
@@ -48,10 +49,21 @@ def test_parts_make_up_the_whole(model: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cells_a_second_leave_out_what_was_drawn_before_the_clock() -> None:
-    measured = {"cells": 1000, "chunk_cells": 50, "seconds": 10.0, "seconds_after_start": 4.5}
-    assert generation.rate(measured, 1) == 100
-    assert generation.rate(measured, 2) == 200
+def test_memory_that_grows_with_the_atlas_is_missed_in_any_process() -> None:
+    few = {"tree_peak_rss": 100, "largest_peak_rss": 40}
+    assert generation.grown(few, {"tree_peak_rss": 109, "largest_peak_rss": 44}) == []
+    (of_all,) = generation.grown(few, {"tree_peak_rss": 130, "largest_peak_rss": 40})
+    assert "1.30 times the memory (high-water marks of all" in of_all
+    assert len(generation.grown(few, {"tree_peak_rss": 130, "largest_peak_rss": 60})) == 2
+
+
+def test_a_peak_between_two_looks_is_seen(tmp_path: Path) -> None:
+    with measure_generation.Watcher(tmp_path / "atlas.zarr", 1) as watcher:
+        np.ones(50_000_000)  # 400 MB, held for a moment
+        time.sleep(3 * measure_generation.PAUSE_SECONDS)
+    with measure_generation.Watcher(tmp_path / "atlas.zarr", 1) as after:
+        time.sleep(3 * measure_generation.PAUSE_SECONDS)
+    assert max(watcher.peaks.values()) - max(after.peaks.values()) > 300e6
 
 
 def test_evaluations_of_the_field_are_counted(model: Path) -> None:

@@ -64,6 +64,19 @@ def test_theta_per_level(model_of):
     assert log_theta[:, 0].tolist() == [2.0, 0.0, 1.5]
 
 
+def test_thetas_are_taken_from_their_logarithms_once_until_these_change(model_of):
+    decoder = model_of(theta_by="cell_type").autoencoder.decoders["rna"]
+    with torch.no_grad():
+        decoder.log_theta.copy_(torch.arange(4.0)[:, None].expand(4, 40))
+    first, again = (decoder.distribution(torch.tensor(levels)) for levels in ([0, 3], [1, -1]))
+    assert again.theta is first.theta
+    np.testing.assert_allclose(first.theta.values[:, 7], np.exp([0, 1, 2, 3, 1.5]))
+    assert again.levels.tolist() == [1, 4]
+    decoder.log_theta.data.add_(1.0)  # as an average of weights is put in their place
+    changed = decoder.distribution(torch.tensor([0]))
+    np.testing.assert_allclose(changed.theta.values[:, 7], np.exp([1, 2, 3, 4, 2.5]))
+
+
 def test_an_empty_share_of_a_batch_has_zero_gradients_for_every_parameter(model_of):
     """With a short last batch a worker may hold no cell, and still takes part in the step."""
     autoencoder = model_of().autoencoder

@@ -107,10 +107,30 @@ def test_an_all_reduce_is_a_ring():
 def test_guidance_evaluates_more_fields_and_steps_evaluate_them_again():
     def of(conditions, evaluations):
         work = replace(WORK, conditions=conditions)
-        return generation(work, ARITHMETIC, IDLE, evaluations).device
+        return generation(work, ARITHMETIC, IDLE, evaluations, chunk=512).device
 
     field = of(1, 1) - of(1, 0)
     assert of(3, 10) - of(1, 0) == pytest.approx(30 * field)
+
+
+def test_chunks_are_written_while_others_are_drawn_and_assembled_behind_them():
+    disk = replace(IDLE, disk=1.0)
+    seconds = generation(WORK, ARITHMETIC, disk, 1, chunk=512)
+    assert (seconds.output, seconds.assembly) == (3 * 20, 20)
+    assert seconds.total == max(seconds.device, 60) + 20
+    slow = generation(WORK, NOTHING, replace(disk, compress=0.1), 1, chunk=512)
+    assert (slow.total, slow.bottleneck) == (60 + 20 + 6 * 20 / 0.1, "assembly")
+
+
+def test_counts_are_drawn_where_the_decoder_is():
+    """A GPU draws in passes over its memory and sends 8 bytes a count; a processor at its own rate."""
+    hand = replace(IDLE, draws=1.0)
+    here = generation(WORK, NOTHING, hand, 1, chunk=512)
+    there = generation(WORK, replace(NOTHING, link=1.0), hand, 1, chunk=512)
+    assert here.device == pytest.approx(GENES)
+    assert (there.device, there.link) == (pytest.approx(0, abs=1e-9), 8 * 20)
+    memory = generation(WORK, replace(NOTHING, link=1.0, memory_rate=1.0), hand, 0, chunk=512)
+    assert memory.device == 57 * 4 * GENES + 640 * 20
 
 
 def test_supplies_overlap_and_the_slowest_is_the_bottleneck():

@@ -35,6 +35,11 @@ def test_draws_are_addressed(frequencies, schema):
     assert draw(0, 0) != draw(1, 0)
 
 
+def test_labels_are_those_of_the_place_in_the_batch(frequencies, schema):
+    whole = frequencies.draw(100, schema, told={}, seed=0)
+    np.testing.assert_array_equal(frequencies.draw(30, schema, told={}, seed=0, first=70), whole[70:])
+
+
 def test_a_combination_never_seen_is_refused(frequencies, schema):
     with pytest.raises(SchemaError, match=r"no training cell has .*NK.*'donor' cannot be drawn"):
         frequencies.draw(5, schema, told={"cell_type": "NK"}, seed=0)

@@ -10,6 +10,7 @@ every N there is. Prints the number of renames of an undisturbed run.
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,7 @@ class Renames:
     def __init__(self, *, kill_before: int = 0, kill_after: int = 0) -> None:
         self.count = 0
         self._kill_before, self._kill_after = kill_before, kill_after
-        self._rename = os.rename
+        self._rename, self._one_at_a_time = os.rename, threading.Lock()  # two chunks are written at once
         os.replace = os.rename = self  # type: ignore[assignment]
 
     def __call__(self, source: Any, target: Any, **options: Any) -> None:
@@ -47,12 +48,13 @@ class Renames:
         if "atlas.zarr" in Path(source).parts[:-1]:
             self._rename(source, target, **options)
             return
-        self.count += 1
-        if self.count == self._kill_before:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self._rename(source, target, **options)
-        if self.count == self._kill_after:
-            os.kill(os.getpid(), signal.SIGKILL)
+        with self._one_at_a_time:
+            self.count += 1
+            if self.count == self._kill_before:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self._rename(source, target, **options)
+            if self.count == self._kill_after:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def in_a_fork(work: Callable[[], int]) -> int:

@@ -10,7 +10,7 @@ import torch
 
 from cfgen_scale.model import CFGen
 from cfgen_scale.types import SchemaError
-from jobs.generation import crew as crew_module
+from jobs.generation import ray_crew
 from jobs.generation.chunk_workers import AtlasWorker, Receipt
 from jobs.generation.crew import crew_of
 from jobs.generation.generate import generate_atlas
@@ -18,6 +18,7 @@ from jobs.generation.plan import Chunk, make_plan
 from jobs.generation.request import Group, Request, SizeFactor
 from jobs.generation.shaping import machine_here
 from loaders.atlases.assembly import read_provenance
+from loaders.atlases.check_atlas import check_atlas
 from loaders.atlases.writer import PartialAtlas
 from tests.tiny_model import GENES, JOINT_LABELS, SCHEMA, save_tiny_model
 from tests.tree_bytes import tree_bytes
@@ -88,6 +89,30 @@ def test_drawn_attributes_follow_the_joint_distribution(model_path: Path, tmp_pa
     assert set(found.index) == set(expected)
     chi_square = sum((found[codes] - n) ** 2 / n for codes, n in expected.items())
     assert chi_square < 18.47
+
+
+def test_many_small_groups_share_a_chunk_and_keep_what_is_theirs(model_path: Path, tmp_path: Path) -> None:
+    """300 groups of 3 cells in 9 chunks; donors of B cells as they occur, 3 to 1, at the 0.1 % level."""
+    told = ({"cell_type": "NK", "donor": "d2"}, {"cell_type": "B"}, {"cell_type": "T"})
+    kinds = [Group(3, of_kind) for of_kind in told]
+    asked = [
+        Group(3, {"donor": "d1"}, size_factors={"": SizeFactor(np.log(50.0))}),
+        Group(3, size_factors={"": SizeFactor(np.log(70.0))}),
+    ]
+    request = Request((*kinds * 100, *asked))
+    out = generate(model_path, tmp_path / "a.zarr", request=request, chunk_cells=100)
+    obs = anndata.read_zarr(out).obs
+    assert obs["request_chunk"].max() == 9
+    assert obs["request_group"].tolist() == np.repeat(np.arange(302), 3).tolist()
+    assert obs["cell_type"][:900].tolist() == (["NK"] * 3 + ["B"] * 3 + ["T"] * 3) * 100
+    donors = obs["donor"][:900].to_numpy().reshape(100, 3, 3)
+    assert (donors[:, 0] == "d2").all()
+    first = int((donors[:, 1] == "d1").sum())
+    assert (first - 225) ** 2 / (300 * 0.75 * 0.25) < 10.83
+    assert len({tuple(cells) for cells in donors[:, 2].tolist()}) > 4, "groups do not repeat one another"
+    assert (obs["donor"][900:903] == "d1").all()
+    np.testing.assert_allclose(obs["size_factor"][900:], [50] * 3 + [70] * 3, rtol=1e-5)
+    assert check_atlas(out).ok
 
 
 def test_size_factors_asked_for(model_path: Path, tmp_path: Path) -> None:
@@ -421,7 +446,7 @@ def test_workers_that_the_cluster_has_no_place_for_are_told(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(crew_module, "PATIENCE", 0.2)
+    monkeypatch.setattr(ray_crew, "PATIENCE", 0.2)
     model = CFGen.load(model_path)
     plan = make_plan(REQUEST, SCHEMA, model_digest=model.digest, ode=model.config.ode)
     worker = AtlasWorker(model_path, plan, PartialAtlas.beside(tmp_path / "atlas.zarr"))

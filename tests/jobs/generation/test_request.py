@@ -3,11 +3,12 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cfgen_scale.ode import OdeConfig
 from cfgen_scale.types import SchemaError
-from jobs.generation.plan import Chunk, Plan, differences, make_plan
+from jobs.generation.plan import Chunk, Part, Plan, differences, make_plan
 from jobs.generation.request import Copied, Group, Request, RequestError, SizeFactor
 from jobs.generation.request_check import check_request
 from jobs.generation.request_sources import read_request, request_from_options
@@ -226,14 +227,38 @@ def test_weight_is_one_unless_given_and_zero_if_untold() -> None:
     assert plan_of(TWO_GROUPS).weights == ((2.0, 1.0), (0.0, 0.0))
 
 
-def test_chunks_cover_the_cells_and_never_span_groups() -> None:
+def test_chunks_cover_the_cells_and_span_no_groups_of_other_weights() -> None:
     assert list(plan_of(TWO_GROUPS, chunk_cells=400).chunks()) == [
-        Chunk(0, 0, 0, 400),
-        Chunk(1, 0, 400, 400),
-        Chunk(2, 0, 800, 200),
-        Chunk(3, 1, 1000, 400),
-        Chunk(4, 1, 1400, 100),
+        Chunk(0, 0, (Part(0, 0, 400),)),
+        Chunk(1, 400, (Part(0, 0, 400),)),
+        Chunk(2, 800, (Part(0, 0, 200),)),
+        Chunk(3, 1000, (Part(1, 0, 400),)),
+        Chunk(4, 1400, (Part(1, 0, 100),)),
     ]
+
+
+def test_groups_of_equal_weights_share_chunks() -> None:
+    size = SizeFactor(5.0)
+    groups = [Group(3), Group(6, {"donor": "d1"}), Group(1), Group(2, size_factors={"": size}), Group(9)]
+    plan = plan_of(Request(tuple(groups)), chunk_cells=4)
+    assert list(plan.chunks()) == [
+        Chunk(0, 0, (Part(0, 0, 3), Part(1, 3, 1))),
+        Chunk(1, 4, (Part(1, 0, 4),)),
+        Chunk(2, 8, (Part(1, 0, 1), Part(2, 1, 1))),
+        Chunk(3, 10, (Part(3, 0, 2),)),
+        Chunk(4, 12, (Part(4, 0, 4),)),
+        Chunk(5, 16, (Part(4, 0, 4),)),
+        Chunk(6, 20, (Part(4, 0, 1),)),
+    ]
+    assert plan.n_chunks == 7
+    assert np.concatenate([chunk.groups for chunk in plan.chunks()]).tolist() == (
+        [0] * 3 + [1] * 6 + [2] + [3] * 2 + [4] * 9
+    )
+
+
+def test_thousands_of_small_groups_are_a_few_chunks() -> None:
+    plan = plan_of(Request((Group(20, {"cell_type": "B"}), Group(20, {"donor": "d1"})) * 2500))
+    assert plan.n_chunks == -(-100_000 // 512)
 
 
 def test_a_chunk_holds_a_cell_at_least() -> None:
@@ -257,8 +282,8 @@ def test_request_and_plan_survive_json(request_: Request) -> None:
 
 
 def test_the_plan_of_another_version_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"of version 1; this program reads 2"):
-        Plan.from_json({**plan_of(TWO_GROUPS).to_json(), "version": 1})
+    with pytest.raises(RequestError, match=r"of version 2; this program reads 3"):
+        Plan.from_json({**plan_of(TWO_GROUPS).to_json(), "version": 2})
 
 
 def test_chunks_are_counted_without_making_them() -> None:

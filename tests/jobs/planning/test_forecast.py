@@ -54,6 +54,15 @@ def test_what_crosses_to_a_device_is_what_a_packed_batch_holds(codec: str, tmp_p
     assert link_seconds(work, device) == pytest.approx(bytes_of_nonzero * work.nonzeros)
 
 
+def test_generation_is_planned_in_chunks_of_the_device(capsys: pytest.CaptureFixture[str]) -> None:
+    """Kernels of the field are launched once for 8,192 cells, so that they do not hold up an H100."""
+    found = re.search(
+        r"generation .* device ([\d.]+)", planned(capsys, "--cells 1e6 --genes 20000 --gpu h100")
+    )
+    assert found is not None
+    assert 1 < float(found[1]) < 5
+
+
 def test_more_gpus_more_cells_a_second(capsys: pytest.CaptureFixture[str]) -> None:
     rates = []
     for gpus in (1, 8):
