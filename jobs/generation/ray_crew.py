@@ -172,8 +172,8 @@ class RayCrew:
         self._has_told = True
         free, gpu = ray.available_resources(), " and a GPU" if self._gpus else ""
         say(
-            f"{self._workers - missing} of {self._workers} workers are at work: they need a CPU{gpu} each, and "
-            f"the Ray cluster has {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs free. The "
+            f"{self._workers - missing} of {self._workers} workers are at work: they need a CPU{gpu} each, "
+            f"and the Ray cluster has {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs free. The "
             "others begin when there is room.",
             self._progress,
         )
