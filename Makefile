@@ -42,7 +42,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: bench-loaders bench-training bench-scaling
+bench: bench-loaders bench-training bench-scaling bench-drawing
 	$(BIN)/python -m tests.benchmarks.pbmc3k
 
 # About 5 GB of disk under BENCH_ROOT; BENCH_CELLS=10000 for a first look.
@@ -66,6 +66,9 @@ GENERATION_RUN ?= runs/pbmc3k/run
 
 bench-generation: setup
 	$(BIN)/python -m tests.benchmarks.generation --root runs/generation --run $(GENERATION_RUN) --cells $(GENERATION_CELLS)
+
+bench-drawing: setup
+	$(BIN)/python -m tests.benchmarks.drawing
 
 # On a CUDA GPU; without one in small on the CPU, to see that it runs.
 bench-gpu: setup

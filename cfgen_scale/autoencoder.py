@@ -1,7 +1,8 @@
 """The autoencoder of counts: log1p -> latent -> parameters of the counts' distribution (METHOD 3)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,8 +12,12 @@ from torch import nn
 from .counts import SparseCounts
 from .counts_layer import CountsLinear
 from .decoders import Decoded, Decoder, decoder_of
-from .layers import MLP
+from .layers import MLP, Dropout
+from .perturbation import Perturbation
 from .types import AtlasSchema, LikelihoodKind, SchemaError
+
+NORMALISED_TOTAL = 1e4
+LAST = -1  # the number of the layer behind those of an MLP
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,10 @@ class AutoencoderConfig:
                     which every decoder reads (paper C.1); or "concatenated", each modality has a latent of
                     its own, which its decoder alone reads, and the flow has them one behind the other
     modalities      what is otherwise in a modality, by its name
+    encoder_input   what encoders hear of counts: log1p of the "counts" themselves; of the "normalised" ones,
+                    scaled to 10,000 a cell, which leave the library size unheard; or "expressed": beside
+                    log1p of its count each expressed gene is heard by a vector of its own. Binarised counts
+                    are never scaled
     theta_by        attribute whose levels have a dispersion each per gene, or None: one theta per gene
     initial_theta   inverse dispersion that every gene starts from
     """
@@ -47,6 +56,7 @@ class AutoencoderConfig:
     hidden: tuple[int, ...] = (512, 256)
     latents: Literal["joint", "concatenated"] = "joint"
     modalities: dict[str, ModalityConfig] = field(default_factory=dict)
+    encoder_input: Literal["counts", "normalised", "expressed"] = "counts"
     theta_by: str | None = None
     initial_theta: float = 5.0
 
@@ -132,7 +142,8 @@ class Autoencoder(nn.Module):
         for modality, part, totals in zip(schema.modalities, self.parts, feature_totals, strict=True):
             n_features, hidden = len(modality.features), config.hidden_of(modality.name)
             latent = part.stop - part.start
-            self.encoders[modality.name] = _encoder([n_features, *hidden], None if joint else latent)
+            first = partial(CountsLinear, identities=config.encoder_input == "expressed")
+            self.encoders[modality.name] = _encoder([n_features, *hidden], None if joint else latent, first)
             self.decoders[modality.name] = decoder_of(
                 modality,
                 [latent, *reversed(hidden), n_features],
@@ -144,14 +155,24 @@ class Autoencoder(nn.Module):
         units = sum(config.hidden_of(name)[-1] for name in self.names) if joint else 0
         self.joint = nn.Linear(units, config.latent) if joint else nn.Identity()
 
-    def encode(self, counts: Sequence[SparseCounts]) -> torch.Tensor:
-        """Latent (B, D) float32 of raw counts, one entry per modality; binarised ones are made so."""
-        heard = [
-            c if kind != "bernoulli" else c.binarised()
-            for kind, c in zip(self.likelihoods, counts, strict=True)
-        ]
-        hidden = [self.encoders[name](c) for name, c in zip(self.names, heard, strict=True)]
+    def encode(
+        self, counts: Sequence[SparseCounts], perturbation: Perturbation | None = None
+    ) -> torch.Tensor:
+        """Latent (B, D) float32 of raw counts, one entry per modality; binarised ones are made so.
+
+        ``perturbation`` is that of training, as far as it is about encoders.
+        """
+        hidden = []
+        for name, kind, all_counts in zip(self.names, self.likelihoods, counts, strict=True):
+            heard = all_counts if perturbation is None else perturbation.heard(all_counts, name)
+            dropout = _dropout(perturbation, f"encoder of {name}")
+            hidden.append(self.encoders[name](self._input(heard, kind), dropout))
         return self.joint(torch.cat(hidden, dim=1)).float()
+
+    def _input(self, counts: SparseCounts, kind: LikelihoodKind) -> SparseCounts:
+        if kind == "bernoulli":
+            return counts.binarised()
+        return counts.scaled_to(NORMALISED_TOTAL) if self.config.encoder_input == "normalised" else counts
 
     def decode(self, z: torch.Tensor, log_size_factor: torch.Tensor, labels: torch.Tensor) -> list[Decoded]:
         """Per modality, of log size factors (B, S): log mean (B, G) and log theta (G,) or (B, G), of Poisson
@@ -165,13 +186,23 @@ class Autoencoder(nn.Module):
             for name, part, s in zip(self.names, self.parts, self.size_columns, strict=True)
         ]
 
-    def forward(self, counts: Sequence[SparseCounts], labels: torch.Tensor) -> torch.Tensor:
-        """Negative log-likelihood of each cell's raw counts, summed over features and modalities: (B,)."""
-        z, levels = self.encode(counts), self._levels(labels)
-        log_prob = [
-            self._decoder(name).log_prob(c, z[:, part], levels)
-            for name, part, c in zip(self.names, self.parts, counts, strict=True)
-        ]
+    def forward(
+        self,
+        counts: Sequence[SparseCounts],
+        labels: torch.Tensor,
+        perturbation: Perturbation | None = None,
+    ) -> torch.Tensor:
+        """Negative log-likelihood of each cell's raw counts, summed over features and modalities: (B,).
+
+        ``perturbation`` disturbs what is heard and how it is decoded; the counts are all of them.
+        """
+        z, levels = self.encode(counts, perturbation), self._levels(labels)
+        if perturbation is not None:
+            z = perturbation.moved(z)
+        log_prob = []
+        for name, part, c in zip(self.names, self.parts, counts, strict=True):
+            dropout = _dropout(perturbation, f"decoder of {name}")
+            log_prob.append(self._decoder(name).log_prob(c, z[:, part], levels, dropout))
         return -torch.stack(log_prob).sum(0)
 
     def _decoder(self, name: str) -> Decoder:
@@ -201,8 +232,24 @@ class Autoencoder(nn.Module):
         ]
 
 
-def _encoder(sizes: Sequence[int], latent: int | None) -> nn.Module:
+def _dropout(perturbation: Perturbation | None, network: str) -> Dropout | None:
+    return None if perturbation is None else perturbation.dropout_in(network)
+
+
+class JointEncoder(nn.Sequential):
+    """Counts -> hidden units of one modality, of which a layer behind makes the joint latent."""
+
+    def __init__(self, sizes: Sequence[int], first: Callable[[int, int], nn.Module]) -> None:
+        super().__init__(MLP(sizes, first=first), nn.LayerNorm(sizes[-1]), nn.ELU())
+
+    def forward(self, counts: SparseCounts, dropout: Dropout | None = None) -> torch.Tensor:
+        network, norm, activation = self
+        units: torch.Tensor = activation(norm(network(counts, dropout)))
+        return units if dropout is None else dropout(units, LAST)
+
+
+def _encoder(sizes: Sequence[int], latent: int | None, first: Callable[[int, int], nn.Module]) -> nn.Module:
     """Counts -> latent, or where there is none of its own -> the last of the hidden units."""
     if latent is not None:
-        return MLP([*sizes, latent], first=CountsLinear)
-    return nn.Sequential(MLP(sizes, first=CountsLinear), nn.LayerNorm(sizes[-1]), nn.ELU())
+        return MLP([*sizes, latent], first=first)
+    return JointEncoder(sizes, first)

@@ -146,15 +146,23 @@ def weights(sizes: Sequence[int]) -> int:
 def autoencoder_weights(work: Work) -> tuple[int, int]:
     """Weights of the encoder G -> hidden -> D, and of the decoder that mirrors it."""
     hidden, latent = work.model.autoencoder.hidden, work.model.autoencoder.latent
-    return weights([work.genes, *hidden, latent]), weights([latent, *reversed(hidden), work.genes])
+    encoder = first_layer_weights(work) + weights([*hidden, latent])
+    return encoder, weights([latent, *reversed(hidden), work.genes])
+
+
+def first_layer_weights(work: Work) -> int:
+    """Weights of the encoder's first layer: a row a gene, and another where expressed genes have one."""
+    rows = 2 if work.model.autoencoder.encoder_input == "expressed" else 1
+    return rows * work.genes * work.model.autoencoder.hidden[0]
 
 
 def velocity_weights(work: Work) -> int:
-    """Weights of the velocity: inward, three matrices a block (two of them H x H), outward, time."""
+    """Weights of the velocity: inward, three matrices a block (two of them H x H), outward, time, skip."""
     config, latent = work.model.velocity, work.model.autoencoder.latent
     width, embedding = config.width, config.embedding
     blocks = config.blocks * (2 * width * width + embedding * width)
-    return 2 * latent * width + blocks + 128 * embedding + embedding * embedding
+    skip = {"none": 0, "linear": latent * latent, "scaled": latent * (latent + embedding)}[config.skip]
+    return 2 * latent * width + blocks + 128 * embedding + embedding * embedding + skip
 
 
 def parameters(work: Work) -> tuple[int, int]:
@@ -169,8 +177,8 @@ def autoencoder_step(work: Work, *, on_processor: bool) -> tuple[float, float]:
     whose inputs need no slope, saves 2, and on a processor all: it takes the layer from the non-zeros. Bytes:
     those of the likelihood, of the first layer, and the optimiser's once a batch.
     """
-    both, width = sum(autoencoder_weights(work)), work.model.autoencoder.hidden[0]
-    operations = 6 * both - (6 if on_processor else 2) * work.genes * width
+    both, first_layer = sum(autoencoder_weights(work)), first_layer_weights(work)
+    operations = 6 * both - (6 if on_processor else 2) * first_layer
     passes = TRAINING_PASSES_IN_CACHE if on_processor else TRAINING_PASSES
     first = 2 * rows_bytes(work) if on_processor else 0.0
     updated = optimiser_bytes(parameters(work)[0]) / work.batch
@@ -179,7 +187,7 @@ def autoencoder_step(work: Work, *, on_processor: bool) -> tuple[float, float]:
 
 def rows_bytes(work: Work) -> float:
     """Rows of the first layer's weights that a cell's non-zeros name, in bytes."""
-    return work.nonzeros * work.model.autoencoder.hidden[0] * FLOAT
+    return work.nonzeros / work.genes * first_layer_weights(work) * FLOAT
 
 
 def autoencoder_training(work: Work, device: Device, host: Host, workers: int) -> Seconds:
@@ -205,7 +213,9 @@ def flow_training(work: Work, device: Device, workers: int) -> Seconds:
     """One cell of the flow's training, from latents that are resident: 6 operations a weight, but 4 of those
     that read the latent and the time, which need no slopes."""
     config, p = work.model.velocity, parameters(work)[1]
-    operations = 6 * p - 2 * (work.model.autoencoder.latent * config.width + 128 * config.embedding)
+    skipping = work.model.autoencoder.latent if config.skip != "none" else 0
+    heard = work.model.autoencoder.latent * (config.width + skipping) + 128 * config.embedding
+    operations = 6 * p - 2 * heard
     moved = config.blocks * BLOCK_PASSES * config.width * FLOAT + optimiser_bytes(p) / work.flow_batch
     busy = operations / device.flops + moved / device.memory_rate
     launches = (config.blocks + 2) * FLOW_KERNELS_A_BLOCK * device.launch / work.flow_batch
@@ -217,7 +227,7 @@ def encoding(work: Work, device: Device, host: Host) -> Seconds:
     """One cell encoded to its latent: the encoder's products, and counts made dense where they are."""
     encoder, on_processor = autoencoder_weights(work)[0], device.link is None
     if on_processor:
-        operations = 2 * (encoder - work.genes * work.model.autoencoder.hidden[0])
+        operations = 2 * (encoder - first_layer_weights(work))
         first = rows_bytes(work) / (device.rows or device.memory_rate)
     else:
         operations, first = 2 * encoder, ENCODING_PASSES * work.genes * FLOAT / device.memory_rate

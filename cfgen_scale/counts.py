@@ -63,6 +63,10 @@ class SparseCounts:
         """The same non-zeros, each of them 1."""
         return replace(self, values=torch.ones_like(self.values))
 
+    def scaled_to(self, total: float) -> "SparseCounts":
+        """Each cell's counts times what makes ``total`` of their sum."""
+        return replace(self, values=self.values * (total / self.totals())[self.cells])
+
     def totals(self) -> torch.Tensor:
         """Library size of each cell, (B,) float32."""
         zeros = torch.zeros(self.shape[0], dtype=torch.float32, device=self.values.device)

@@ -30,23 +30,36 @@ SPARSE_BELOW = 0.2  # density
 class CountsLinear(nn.Module):
     """log1p(counts) @ weight + bias: SparseCounts (B, G) -> (B, width).
 
-    ``weight`` is (G, width), so that what a feature adds lies together; it starts as `nn.Linear`'s does.
+    ``weight`` is (G, width), so that what a feature adds lies together; it starts as `nn.Linear`'s does. With
+    ``identities`` each feature that a cell has, however often, adds a vector of its own too, a row of
+    ``identity`` (G, width): features that it has not are not heard as counts of zero, but not at all.
     """
 
-    def __init__(self, n_features: int, width: int) -> None:
+    def __init__(self, n_features: int, width: int, *, identities: bool = False) -> None:
         super().__init__()
         as_linear = nn.Linear(n_features, width)
         self.weight = nn.Parameter(as_linear.weight.detach().T.contiguous())
         self.bias = nn.Parameter(as_linear.bias.detach())
+        self.identity = None
+        if identities:
+            self.identity = nn.Parameter(nn.Linear(n_features, width).weight.detach().T.contiguous())
 
     def forward(self, counts: SparseCounts) -> torch.Tensor:
         if counts.values.device.type == "cpu" and counts.density < SPARSE_BELOW:
-            values = counts.values.log1p().to(self.weight.dtype)
-            product: torch.Tensor = _SparseTimesDense.apply(
-                self.weight, values, counts.features, counts.begins
-            )
-            return product + self.bias
-        return torch.addmm(self.bias, counts.dense().log1p_(), self.weight)
+            return self._of_non_zeros(counts)
+        heard = counts.dense()
+        if self.identity is None:
+            return torch.addmm(self.bias, heard.log1p_(), self.weight)
+        expressed = (heard > 0).to(heard.dtype) @ self.identity
+        return torch.addmm(self.bias, heard.log1p_(), self.weight) + expressed
+
+    def _of_non_zeros(self, counts: SparseCounts) -> torch.Tensor:
+        values = counts.values.log1p().to(self.weight.dtype)
+        product: torch.Tensor = _SparseTimesDense.apply(self.weight, values, counts.features, counts.begins)
+        if self.identity is not None:
+            ones = torch.ones_like(values)
+            product = product + _SparseTimesDense.apply(self.identity, ones, counts.features, counts.begins)
+        return product + self.bias
 
 
 class _SparseTimesDense(torch.autograd.Function):

@@ -10,7 +10,7 @@ from torch import nn
 from .aligned_linear import AlignedLinear
 from .counts import SparseCounts
 from .drawing import Distribution, Thetas, draw_decoded
-from .layers import MLP
+from .layers import MLP, Dropout
 from .likelihoods import negative_binomial_log_prob
 from .peak_likelihoods import bernoulli_log_prob, poisson_log_prob
 from .types import LikelihoodKind, Modality
@@ -43,8 +43,15 @@ class Decoder(nn.Module):
         """The distribution of cells with latents (B, D), log l (B,) and levels of theta (B,)."""
         raise NotImplementedError
 
-    def log_prob(self, counts: SparseCounts, z: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor:
-        """Log-probability (B,) of counts whose library sizes are their own totals."""
+    def log_prob(
+        self,
+        counts: SparseCounts,
+        z: torch.Tensor,
+        levels: torch.Tensor | None,
+        dropout: Dropout | None = None,
+    ) -> torch.Tensor:
+        """Log-probability (B,) of counts whose library sizes are their own totals, with ``dropout`` of hidden
+        units."""
         raise NotImplementedError
 
     def distribution(self, levels: torch.Tensor | None) -> Distribution:
@@ -93,9 +100,16 @@ class NegativeBinomialDecoder(Decoder):
         table, rows = self.theta_table(levels)
         return self._log_mean(z, log_size_factor), table if rows is None else table[rows]
 
-    def log_prob(self, counts: SparseCounts, z: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor:
+    def log_prob(
+        self,
+        counts: SparseCounts,
+        z: torch.Tensor,
+        levels: torch.Tensor | None,
+        dropout: Dropout | None = None,
+    ) -> torch.Tensor:
         log_theta, rows = self.theta_table(levels)
-        return negative_binomial_log_prob(counts, self.network(z), counts.totals().log(), log_theta, rows)
+        logits = self.network(z, dropout)
+        return negative_binomial_log_prob(counts, logits, counts.totals().log(), log_theta, rows)
 
     @torch.no_grad()
     def distribution(self, levels: torch.Tensor | None) -> Distribution:
@@ -133,8 +147,14 @@ class PoissonDecoder(Decoder):
     ) -> Decoded:
         return self._log_mean(z, log_size_factor), None
 
-    def log_prob(self, counts: SparseCounts, z: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor:
-        return poisson_log_prob(counts, self.network(z), counts.totals().log())
+    def log_prob(
+        self,
+        counts: SparseCounts,
+        z: torch.Tensor,
+        levels: torch.Tensor | None,
+        dropout: Dropout | None = None,
+    ) -> torch.Tensor:
+        return poisson_log_prob(counts, self.network(z, dropout), counts.totals().log())
 
 
 class BernoulliDecoder(Decoder):
@@ -147,8 +167,14 @@ class BernoulliDecoder(Decoder):
     ) -> Decoded:
         return self.network(z).float(), None
 
-    def log_prob(self, counts: SparseCounts, z: torch.Tensor, levels: torch.Tensor | None) -> torch.Tensor:
-        return bernoulli_log_prob(counts, self.network(z))
+    def log_prob(
+        self,
+        counts: SparseCounts,
+        z: torch.Tensor,
+        levels: torch.Tensor | None,
+        dropout: Dropout | None = None,
+    ) -> torch.Tensor:
+        return bernoulli_log_prob(counts, self.network(z, dropout))
 
 
 def decoder_of(

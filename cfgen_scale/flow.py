@@ -1,7 +1,7 @@
 """Flow matching in the latent (METHOD 4, paper Algorithm 1): path, telling, pairing, loss."""
 
-import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -19,16 +19,12 @@ def linear_path(z_0: torch.Tensor, z_1: torch.Tensor, t: torch.Tensor) -> PathSa
     return PathSample(t, torch.lerp(z_0, z_1, t[:, None]), z_1 - z_0)
 
 
-def draw_times(draws: CounterDraws, positions: torch.Tensor, n: int) -> torch.Tensor:
-    """Times (m,) float32 in [0, 1] of the cells at ``positions`` (m,) int64 of a batch of ``n``.
+def about(path: PathSample, sigma: float, noise: torch.Tensor) -> PathSample:
+    """Points about the path: z_t + sigma * noise, with normal ``noise`` (B, D); the target stays u_t.
 
-    Stratified: one uniform draw in each of n equal intervals; the cell at position i has interval
-    a i + b modulo n, where a, prime to n, and b are drawn for the batch.
+    The authors' code has sigma = 1e-4 (METHOD 4): a path of that width about each straight line.
     """
-    a, b = 1 + draws.number("stride") % n, draws.number("first interval") % n
-    while math.gcd(a, n) > 1:
-        a = a % n + 1
-    return ((positions * a + b) % n + draws.uniform("time", positions)) / n
+    return replace(path, z_t=path.z_t + sigma * noise)
 
 
 def tell(

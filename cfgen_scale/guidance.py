@@ -20,6 +20,9 @@ The last (the Lovasz extension of S -> u(S), linear between the sets) contains t
 the attributes of S and 0 for the rest give u(S), the field of their joint condition; equal weights give the
 second line; where pulls add up, u(S) - u() = sum over S of u({k}) - u(), it is Eq. 8. It does not depend on
 the order of the attributes and is continuous in the weights.
+
+Guidance may act in an interval of times alone (Kynkaanniemi et al. 2024, arXiv 2404.07724). At other times a
+positive weight is 1 and a negative one 0: attributes are told, and nothing is made more of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,6 +34,8 @@ from .types import AttributesTold, Condition
 
 Field = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Terms = list[tuple[float, tuple[int, ...]]]
+ALWAYS = (0.0, 1.0)
+ROUNDING = 1e-6  # times are float32
 
 
 def guided_field(
@@ -39,18 +44,33 @@ def guided_field(
     weights: Sequence[float],
     *,
     told: AttributesTold = "one",
+    interval: tuple[float, float] = ALWAYS,
 ) -> Field:
     """The field u~(t, z) of B cells. All weights zero: the unconditional one; one of them 1: the conditional
     one of its attribute.
 
     ``weights`` (K,) holds one weight per attribute. A cell whose attribute k is -1 gets no pull from it. The
     terms with a non-zero coefficient are evaluated in one batched forward: ``t`` is a scalar, ``z`` (B, D).
-    Raises ValueError for weights that do not fit: see `require_weights`.
+    ``interval`` is that of the times at which guidance acts, ends included. Raises ValueError for weights
+    that do not fit: see `require_weights`.
     """
     n_attributes = condition.labels.shape[1]
     if len(weights) != n_attributes:
         raise ValueError(f"{len(weights)} guidance weights for {n_attributes} attributes.")
     require_weights(told, weights)
+    guided = _weighted_field(velocity, condition, weights, told)
+    without = [float(weight > 0) for weight in weights]
+    if interval == ALWAYS or without == list(weights):
+        return guided
+    plain = _weighted_field(velocity, condition, without, told)
+    first, last = interval[0] - ROUNDING, interval[1] + ROUNDING
+    return lambda t, z: guided(t, z) if first <= float(t) <= last else plain(t, z)
+
+
+def _weighted_field(
+    velocity: VelocityFunction, condition: Condition, weights: Sequence[float], told: AttributesTold
+) -> Field:
+    """The field of these weights at all times."""
     terms = _single_attributes(weights) if told == "one" else _nested_sets(weights)
     terms = [(coefficient, attributes) for coefficient, attributes in terms if coefficient != 0.0]
     conditions = [condition.only(*attributes) for _, attributes in terms]

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+# Hidden units (B, H) and the number of their layer -> the units that are left of them.
+Dropout = Callable[[torch.Tensor, int], torch.Tensor]
+
 
 class MLP(nn.Module):
     """Linear layers with LayerNorm and ELU between them; the last layer is linear alone.
@@ -32,8 +35,13 @@ class MLP(nn.Module):
             layers += [kind(n_in, n_out), nn.LayerNorm(n_out), nn.ELU()]
         self.layers = nn.Sequential(*layers[:-2])
 
-    def forward(self, x: Any) -> torch.Tensor:
-        return self.layers(x)
+    def forward(self, x: Any, dropout: Dropout | None = None) -> torch.Tensor:
+        """``dropout`` is given the units behind each ELU, and the layer's number."""
+        for number, layer in enumerate(self.layers):
+            x = layer(x)
+            if dropout is not None and isinstance(layer, nn.ELU):
+                x = dropout(x, number)
+        return x
 
 
 class ScalarEmbedding(nn.Module):
@@ -74,3 +82,26 @@ class ConditionedBlock(nn.Module):
     def forward(self, h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         mixed = self.inward(self.activation(h)) + self.told(self.activation(c))
         return h + self.outward(self.activation(mixed))
+
+
+class LinearSkip(nn.Module):
+    """W z, or where ``scaled_by`` is the width of the condition, each output times a number that it decides:
+    (B, D), (B, C) -> (B, D).
+
+    W starts at zero and the numbers at one. Of normal data z_1 ~ N(m, s^2) the velocity is such a multiple of
+    z, (t s^2 - (1 - t)) / (t^2 s^2 + (1 - t)^2), beside what does not depend on z.
+    """
+
+    def __init__(self, width: int, *, scaled_by: int | None) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width, bias=False)
+        nn.init.zeros_(self.linear.weight)
+        self.scale = None
+        if scaled_by is not None:
+            numbers = nn.Linear(scaled_by, width)
+            nn.init.ones_(numbers.bias)
+            self.scale = nn.Sequential(nn.SiLU(), numbers)
+
+    def forward(self, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        straight: torch.Tensor = self.linear(z)
+        return straight if self.scale is None else straight * self.scale(c)

@@ -23,7 +23,7 @@ from .ode import OdeConfig, integrate
 from .size_factors import SizeFactors
 from .types import AtlasSchema, Condition, GeneratedCells, IntArray, Modality, SchemaError
 from .velocity import Velocity, VelocityConfig
-from .whitening import Whitening
+from .whitening import Whitening, WhiteningKind
 
 FORMAT = 2
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
@@ -36,12 +36,14 @@ class ModelConfig:
     size_factors_by   attribute whose levels have a library-size distribution each, or several, whose joint
                       levels have (see SizeFactors), or None
     ode               how the flow is integrated unless a call says otherwise
+    whitening         how latents are given the scale of the noise (see `Whitening`)
     """
 
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     velocity: VelocityConfig = field(default_factory=VelocityConfig)
     size_factors_by: str | tuple[str, ...] | None = None
     ode: OdeConfig = field(default_factory=OdeConfig)
+    whitening: WhiteningKind = "full"
 
 
 class CFGen(nn.Module):
@@ -66,7 +68,7 @@ class CFGen(nn.Module):
         self.provenance = dict(provenance or {})
         n_cells = int(frequencies.cells.sum())
         self.autoencoder = Autoencoder(config.autoencoder, schema, feature_totals, n_cells=n_cells)
-        self.whitening = Whitening(config.autoencoder.latent)
+        self.whitening = Whitening(config.autoencoder.latent, config.whitening)
         self.velocity = Velocity(
             config.velocity,
             latent=config.autoencoder.latent,
@@ -133,9 +135,10 @@ class CFGen(nn.Module):
     ) -> torch.Tensor:
         """Follow the guided field from noise to whitened latents, or backwards: (B, D) -> (B, D)."""
         start, end = (1.0, 0.0) if backwards else (0.0, 1.0)
-        told = self.config.velocity.attributes_told
-        flow = guided_field(self.velocity, condition, guidance, told=told)
-        return integrate(flow, z, start=start, end=end, config=ode or self.config.ode)
+        told, ode = self.config.velocity.attributes_told, ode or self.config.ode
+        interval = (ode.guide_from, ode.guide_to)
+        flow = guided_field(self.velocity, condition, guidance, told=told, interval=interval)
+        return integrate(flow, z, start=start, end=end, config=ode)
 
     # ------------------------------------------------------------------ generation
 

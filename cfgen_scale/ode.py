@@ -19,11 +19,15 @@ class OdeConfig:
                 torchdyn's rk4 is not offered: it is first order on fields that depend on time
     steps       number of steps of a fixed-step solver
     tolerance   absolute and relative, of an adaptive solver (the paper: dopri5 at 1e-5)
+    guide_from, guide_to   times between which guidance acts, 0 being noise and 1 data; at other times
+                the field has no guidance (guidance.py)
     """
 
     solver: Solver = "midpoint"
     steps: int = 20
     tolerance: float = 1e-5
+    guide_from: float = 0.0
+    guide_to: float = 1.0
 
     def __post_init__(self) -> None:
         if self.solver not in get_args(Solver):
@@ -33,6 +37,10 @@ class OdeConfig:
             raise ValueError(f"steps must be at least 1, not {self.steps}.")
         if not self.tolerance > 0:
             raise ValueError(f"tolerance must be positive, not {self.tolerance}.")
+        if not 0 <= self.guide_from <= self.guide_to <= 1:
+            raise ValueError(
+                f"guidance acts between two times in [0, 1], not from {self.guide_from} to {self.guide_to}."
+            )
 
 
 def integrate(

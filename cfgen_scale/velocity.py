@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
-from .layers import ConditionedBlock, ScalarEmbedding
+from .layers import ConditionedBlock, LinearSkip, ScalarEmbedding
 from .types import AttributesTold, Condition
 
 
@@ -21,6 +22,10 @@ class VelocityConfig:
     size_factor_told    tell the flow the log size factors: p(z | y, l) instead of p(z | y)
     attributes_told     what a cell is told in training, unless nothing: "one" attribute (Algorithm 1), "all"
                         it has, or a "subset", each as likely; guidance goes by it (guidance.py)
+    skip                a path from z to the output beside the network, so that a network narrower than the
+                        latent leaves no direction as it is: "none"; "linear", W z; or "scaled", whose D
+                        outputs are each multiplied by a number that the time and what is told decide, as the
+                        velocity of a normal distribution is by one of the time. W starts at zero
     """
 
     width: int = 256
@@ -28,6 +33,7 @@ class VelocityConfig:
     embedding: int = 128
     size_factor_told: bool = False
     attributes_told: AttributesTold = "one"
+    skip: Literal["none", "linear", "scaled"] = "none"
 
 
 class Velocity(nn.Module):
@@ -60,6 +66,10 @@ class Velocity(nn.Module):
             ConditionedBlock(config.width, config.embedding) for _ in range(config.blocks)
         )
         self.outward = nn.Sequential(nn.SiLU(), nn.Linear(config.width, latent))
+        self.skip = None
+        if config.skip != "none":
+            scaled_by = config.embedding if config.skip == "scaled" else None
+            self.skip = LinearSkip(latent, scaled_by=scaled_by)
 
     def condition_vector(self, t: torch.Tensor, condition: Condition) -> torch.Tensor:
         """The vector c (B, C) that every block is told."""
@@ -78,4 +88,5 @@ class Velocity(nn.Module):
         h = self.inward(z)
         for block in self.blocks:
             h = block(h, c)
-        return self.outward(h).float()
+        u = self.outward(h).float()
+        return u if self.skip is None else u + self.skip(z, c).float()

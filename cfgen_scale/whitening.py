@@ -1,27 +1,39 @@
 """Whitened latents: the flow starts from N(0, I), so its data are given that scale in every direction."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import nn
 
 CHUNK_CELLS = 65_536
+WhiteningKind = Literal["full", "per_dimension", "unit_variance", "none"]
 
 
 class Whitening(nn.Module):
-    """An affine bijection between the autoencoder's latent z and a latent of mean 0 and covariance I.
+    """An affine bijection between the autoencoder's latent z and the latent that the flow is trained on.
 
-    ``whiten(z) = (z - mean) @ forward_matrix`` and back; all (B, D) float32. Directions with less than
-    ``floor`` of the largest variance are scaled as if they had that much, so that rounding in a direction
-    which the encoder does not use is not blown up to unit variance.
+    ``whiten(z) = (z - mean) @ to_white`` and back; all (B, D) float32. By ``kind`` the latter has, over the
+    training cells,
+
+    full            mean 0 and covariance I: every direction has the variance of the noise
+    per_dimension   mean 0 and variance 1 in each of the D dimensions; their correlations stay
+    unit_variance   mean 0 and variance 1 on the mean over dimensions, by one scale for all: directions keep
+                    their shares of the variance
+    none            whatever the autoencoder's has: it is the same
+
+    Of the first two, directions with less than ``floor`` of the largest variance are scaled as if they had
+    that much, so that rounding in a direction which the encoder does not use is not blown up to unit
+    variance.
     """
 
     mean: torch.Tensor
     to_white: torch.Tensor
     from_white: torch.Tensor
 
-    def __init__(self, latent: int) -> None:
+    def __init__(self, latent: int, kind: WhiteningKind = "full") -> None:
         super().__init__()
+        self.kind = kind
         self.register_buffer("mean", torch.zeros(latent))
         self.register_buffer("to_white", torch.eye(latent))
         self.register_buffer("from_white", torch.eye(latent))
@@ -34,11 +46,18 @@ class Whitening(nn.Module):
         mean, covariance = mean_and_covariance(latents)
         if len(latents) < 2 or not torch.isfinite(covariance).all():
             raise ValueError(f"whitening needs at least 2 finite latents, got {tuple(latents.shape)}.")
-        values, vectors = torch.linalg.eigh(covariance)
-        spread = values.clamp(min=floor * values.max().clamp(min=1e-12)).sqrt()
+        if self.kind == "none":
+            return
+        variances, axes = covariance.diagonal(), torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
+        match self.kind:
+            case "full":
+                variances, axes = torch.linalg.eigh(covariance)
+            case "unit_variance":
+                variances = variances.mean().expand_as(variances)
+        spread = variances.clamp(min=floor * variances.max().clamp(min=1e-12)).sqrt()
         self.mean.copy_(mean)
-        self.to_white.copy_(vectors / spread)
-        self.from_white.copy_((vectors * spread).T)
+        self.to_white.copy_(axes / spread)
+        self.from_white.copy_((axes * spread).T)
 
     def whiten(self, z: torch.Tensor) -> torch.Tensor:
         """The map of z (N, D), on the map's own device. Beside the result it needs the memory of one chunk of

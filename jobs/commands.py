@@ -160,6 +160,7 @@ def generate(options: Namespace) -> None:
         solver=options.solver,
         steps=options.steps,
         tolerance=options.tolerance,
+        guidance_interval=None if options.guidance_interval is None else tuple(options.guidance_interval),
         content="latents" if options.latents_only else "counts",
         device=options.device,
         registered=model.registered,

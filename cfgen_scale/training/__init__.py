@@ -1,12 +1,13 @@
 """Training: two stages, one loop."""
 
-from .config import FlowStageConfig, StageConfig, TrainConfig
+from .config import AutoencoderStageConfig, FlowStageConfig, StageConfig, TrainConfig
 from .loop import run_stage
 from .stage_run import Cells, NonFiniteLossError
 from .stages import AutoencoderStage, FlowStage, LatentBatch
 
 __all__ = [
     "AutoencoderStage",
+    "AutoencoderStageConfig",
     "Cells",
     "FlowStage",
     "FlowStageConfig",

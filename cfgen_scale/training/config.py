@@ -1,9 +1,11 @@
 """What a training run is told: the model, and for each stage its budget, in cells."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ..model import ModelConfig
+from ..times import TimesConfig
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -73,24 +75,60 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
+class AutoencoderStageConfig(StageConfig):
+    """The autoencoder's stage: as any, and what disturbs it in training, not in validation (`Perturbation`).
+
+    dropout         share of hidden units dropped, in encoders and decoders
+    thinning        the encoder hears a share of each cell's molecules, uniform between 1 - thinning and 1;
+                    the likelihood is that of all of them
+    latent_noise    of the latent, as a multiple of the root mean square of a cell's
+    """
+
+    dropout: float = 0.0
+    thinning: float = 0.0
+    latent_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is a share of hidden units below 1, not {self.dropout}.")
+        if not 0 <= self.thinning <= 1:
+            raise ValueError(f"thinning is a share of molecules, not {self.thinning}.")
+        if not 0 <= self.latent_noise < math.inf:
+            raise ValueError(f"latent_noise must not be negative, not {self.latent_noise}.")
+
+    @property
+    def perturbs(self) -> bool:
+        """Whether anything is disturbed."""
+        return bool(self.dropout or self.thinning or self.latent_noise)
+
+
+@dataclass(frozen=True)
 class FlowStageConfig(StageConfig):
     """The flow's stage: as any, and what Algorithm 1 leaves open.
 
     p_untold    probability that a cell is told no attribute
     pairing     "none", or "optimal_transport" between the noise and the data of each global batch
+    times       at which times of the path it is trained; validated at uniform ones, so that the losses of
+                runs with other times compare
+    path_noise  standard deviation of points about the path, in training alone (the authors' code: 1e-4)
     """
 
     p_untold: float = 0.2
     pairing: Literal["none", "optimal_transport"] = "none"
+    times: TimesConfig = field(default_factory=TimesConfig)
+    path_noise: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.p_untold <= 1:
             raise ValueError(f"p_untold is a probability, not {self.p_untold}.")
+        if not 0 <= self.path_noise < math.inf:
+            raise ValueError(f"path_noise must not be negative, not {self.path_noise}.")
 
 
-def _autoencoder_stage() -> StageConfig:
-    return StageConfig(cells=2_000_000, batch_cells=256, learning_rate=1e-3, patience=5)
+def _autoencoder_stage() -> AutoencoderStageConfig:
+    return AutoencoderStageConfig(cells=2_000_000, batch_cells=256, learning_rate=1e-3, patience=5)
 
 
 def _flow_stage() -> FlowStageConfig:
@@ -118,7 +156,7 @@ class TrainConfig:
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    autoencoder: StageConfig = field(default_factory=_autoencoder_stage)
+    autoencoder: AutoencoderStageConfig = field(default_factory=_autoencoder_stage)
     flow: FlowStageConfig = field(default_factory=_flow_stage)
     seed: int = 0
     precision: Precision = "auto"

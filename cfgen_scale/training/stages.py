@@ -17,10 +17,14 @@ from torch import nn
 from ..autoencoder import Autoencoder, AutoencoderConfig
 from ..counter_draws import CounterDraws
 from ..counts import SparseCounts
-from ..flow import draw_times, flow_loss, linear_path, pair_noise, tell
-from ..types import CellBatch, Condition, IntArray
+from ..flow import about, flow_loss, linear_path, pair_noise, tell
+from ..perturbation import Perturbation
+from ..times import UNIFORM, draw_times
+from ..types import CellBatch, Condition, IntArray, PathSample
 from ..velocity import Velocity, VelocityConfig
-from .config import FlowStageConfig, StageConfig
+from .config import AutoencoderStageConfig, FlowStageConfig, StageConfig
+
+TRAINING = "training"  # the purpose of losses that are followed backwards
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,23 @@ class AutoencoderStage:
 
     name = "autoencoder"
 
-    def __init__(self, network: Autoencoder, config: StageConfig) -> None:
+    def __init__(self, network: Autoencoder, config: AutoencoderStageConfig) -> None:
         self.network, self.config, self.network_config = network, config, network.config
 
     def losses(self, network: nn.Module, batch: CellBatch, *, purpose: str, seed: int) -> torch.Tensor:
         device = next(network.parameters()).device
         counts: Sequence[SparseCounts] = [SparseCounts.from_csr(c, device) for c in batch.counts]
         labels = torch.from_numpy(batch.labels).to(device)
-        return network(counts, labels)
+        if purpose != TRAINING or not self.config.perturbs:
+            return network(counts, labels)
+        perturbation = Perturbation(
+            CounterDraws(seed, f"autoencoder {purpose}", batch.cells_seen),
+            torch.from_numpy(batch.positions).to(device),
+            dropout=self.config.dropout,
+            thinning=self.config.thinning,
+            latent_noise=self.config.latent_noise,
+        )
+        return network(counts, labels, perturbation)
 
     def parts(self, batch: CellBatch) -> list[CellBatch]:
         slices = _slices(len(batch.rows), self.config.cells_at_once)
@@ -115,19 +128,28 @@ class FlowStage:
     def losses(self, network: nn.Module, batch: LatentBatch, *, purpose: str, seed: int) -> torch.Tensor:
         """Each cell's draws are functions of its position: a worker makes those of its own cells, except
         that optimal transport pairs the noise of the global batch."""
-        device, mine = batch.latent.device, batch.positions.to(batch.latent.device)
+        mine = batch.positions.to(batch.latent.device)
         draws = CounterDraws(seed, f"flow {purpose}", batch.cells_seen)
-        if self.config.pairing == "optimal_transport":
-            everyone = torch.arange(batch.global_cells, device=device)
-            noise = draws.normal("noise", everyone, batch.latent.shape[1])
-            noise = pair_noise(noise, batch.latent)[mine]
-        else:
-            noise = draws.normal("noise", mine, batch.latent.shape[1])
-        times = draw_times(draws, mine, batch.global_cells)
+        path = self._path(batch, mine, draws, training=purpose == TRAINING)
         labels, kind = batch.condition.labels[mine], self.network_config.attributes_told
         told = tell(draws, mine, labels, self.config.p_untold, kind)
-        condition = Condition(told, batch.condition.log_size_factor[mine])
-        return flow_loss(network, linear_path(noise, batch.latent[mine], times), condition)
+        return flow_loss(network, path, Condition(told, batch.condition.log_size_factor[mine]))
+
+    def _path(
+        self, batch: LatentBatch, mine: torch.Tensor, draws: CounterDraws, *, training: bool
+    ) -> PathSample:
+        """Points of the paths to the cells at positions ``mine``; validated at uniform times, on the path."""
+        width = batch.latent.shape[1]
+        if self.config.pairing == "optimal_transport":
+            everyone = torch.arange(batch.global_cells, device=mine.device)
+            noise = pair_noise(draws.normal("noise", everyone, width), batch.latent)[mine]
+        else:
+            noise = draws.normal("noise", mine, width)
+        times = draw_times(draws, mine, batch.global_cells, self.config.times if training else UNIFORM)
+        path = linear_path(noise, batch.latent[mine], times)
+        if training and self.config.path_noise:
+            return about(path, self.config.path_noise, draws.normal("path noise", mine, width))
+        return path
 
     def parts(self, batch: LatentBatch) -> list[LatentBatch]:
         slices = _slices(len(batch.positions), self.config.cells_at_once)

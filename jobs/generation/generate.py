@@ -32,6 +32,7 @@ def generate_atlas(
     solver: str | None = None,
     steps: int | None = None,
     tolerance: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
     content: "Content" = "counts",
     device: str = "cpu",
     registered: Mapping[str, Any] | None = None,
@@ -39,7 +40,7 @@ def generate_atlas(
 ) -> Path:
     """Draw the cells of ``request`` from a saved model and write them as an AnnData-Zarr v3 at ``out``.
 
-    The bytes depend on model, request, seed, chunk_cells, solver, steps, tolerance, content and machine
+    The bytes depend on model, request, seed, chunk_cells, what the ODE is told, content and machine
     (shaping.py), not on workers or interruptions; ``registered`` is in uns alone. A finished ``out`` of the
     same plan is returned as it is; where files of it were lost, these are made again.
 
@@ -48,6 +49,7 @@ def generate_atlas(
     use_ray      True or False to decide otherwise than by the number of workers
     chunk_cells  cells drawn at a time; None: 512, on a GPU 8,192
     solver       of the ODE, with ``steps`` if it takes fixed ones, else ``tolerance``; None: the model's own
+    guidance_interval   times between which guidance acts, 0 noise and 1 data; None: the model's own
     content      "latents": no counts, which `decode_atlas` can draw from them later
     device       cpu or cuda (a GPU for each worker)
     registered   name and version of the model in a registry, for the provenance
@@ -59,15 +61,14 @@ def generate_atlas(
     from cfgen_scale.model import CFGen
 
     out = _local(out)
-    with_ray = _with_ray(workers, use_ray, device)
+    ray_workers = _ray_workers(workers, use_ray, device)
     model = CFGen.load(model_path)
-    ode = _ode(model, solver, steps, tolerance)
     with _groups_of(request, model, out) as (groups, rows):
         plan = make_plan(
             groups,
             model.schema,
             model_digest=model.digest,
-            ode=ode,
+            ode=_ode(model, solver, steps, tolerance, guidance_interval),
             seed=seed,
             chunk_cells=chunk_cells,
             device=device,
@@ -76,9 +77,7 @@ def generate_atlas(
         _rehearse(model, plan, rows)
         atlas = AtlasToWrite(out, plan, model.schema, model.provenance, registered or {})
         del model  # workers have one of their own
-        return _write(
-            atlas, Path(model_path), rows, None, workers=workers if with_ray else 0, progress=progress
-        )
+        return _write(atlas, Path(model_path), rows, None, workers=ray_workers, progress=progress)
 
 
 def decode_atlas(
@@ -103,7 +102,7 @@ def decode_atlas(
     plan = Plan.from_json(GeneratedAtlas.open(latents).provenance["plan"])
     if plan.content != "latents":
         raise ValueError(f"{latents} has its counts already.")
-    with_ray = _with_ray(workers, use_ray, plan.device)
+    ray_workers = _ray_workers(workers, use_ray, plan.device)
     model = CFGen.load(model_path)
     if model.digest != plan.model_digest:
         raise ValueError(
@@ -113,9 +112,7 @@ def decode_atlas(
     plan = replace(plan, content="counts")
     atlas = AtlasToWrite(out, plan, model.schema, model.provenance, registered or {})
     del model
-    return _write(
-        atlas, Path(model_path), None, latents, workers=workers if with_ray else 0, progress=progress
-    )
+    return _write(atlas, Path(model_path), None, latents, workers=ray_workers, progress=progress)
 
 
 def _write(
@@ -156,8 +153,8 @@ def _local(path: str | Path) -> Path:
     return Path(path).absolute()
 
 
-def _with_ray(workers: int, use_ray: bool | None, device: str) -> bool:
-    """Whether Ray actors do the work. Raises ValueError for options that make no sense together."""
+def _ray_workers(workers: int, use_ray: bool | None, device: str) -> int:
+    """How many Ray actors do the work; 0: this process does. Raises ValueError for options that make no sense together."""
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}.")
     if use_ray is False and workers > 1:
@@ -170,10 +167,16 @@ def _with_ray(workers: int, use_ray: bool | None, device: str) -> bool:
 
         if not torch.cuda.is_available():
             raise ValueError("device is 'cuda', but this process sees no GPU. Use device 'cpu'.")
-    return with_ray
+    return workers if with_ray else 0
 
 
-def _ode(model: "CFGen", solver: str | None, steps: int | None, tolerance: float | None) -> "OdeConfig":
+def _ode(
+    model: "CFGen",
+    solver: str | None,
+    steps: int | None,
+    tolerance: float | None,
+    guidance_interval: tuple[float, float] | None,
+) -> "OdeConfig":
     from cfgen_scale.ode import FIXED_STEP
 
     chosen = solver or model.config.ode.solver
@@ -183,7 +186,14 @@ def _ode(model: "CFGen", solver: str | None, steps: int | None, tolerance: float
         )
     if tolerance is not None and chosen in FIXED_STEP:
         raise ValueError(f"{chosen} takes fixed steps; a tolerance goes with dopri5 or tsit5. Leave one out.")
-    changes: dict[str, Any] = {"solver": solver, "steps": steps, "tolerance": tolerance}
+    guide_from, guide_to = guidance_interval or (None, None)
+    changes: dict[str, Any] = {
+        "solver": solver,
+        "steps": steps,
+        "tolerance": tolerance,
+        "guide_from": guide_from,
+        "guide_to": guide_to,
+    }
     return replace(model.config.ode, **{name: v for name, v in changes.items() if v is not None})
 
 

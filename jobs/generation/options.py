@@ -52,6 +52,13 @@ def _request_options(parser: ArgumentParser) -> None:
     option("--untold", action="append", default=[], metavar="NAME", help="attribute left open; repeatable")
     option("--guidance", action="append", default=[], metavar="NAME=W", help="weight (1); repeatable")
     option(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("FROM", "TO"),
+        help="times between which guidance acts, 0 noise and 1 data (default: the model's, 0 1)",
+    )
+    option(
         "--size-factor",
         action="append",
         default=[],

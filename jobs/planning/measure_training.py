@@ -8,7 +8,7 @@ from typing import Any
 
 from cfgen_scale.costs import Device, Host, Seconds, Work
 from cfgen_scale.model import CFGen
-from cfgen_scale.training.config import FlowStageConfig, StageConfig, TrainConfig
+from cfgen_scale.training.config import AutoencoderStageConfig, FlowStageConfig, TrainConfig
 from cfgen_scale.training.loop import run_stage
 from cfgen_scale.training.stage_run import Cells
 from cfgen_scale.training.stages import AutoencoderStage, FlowStage, Stage
@@ -53,7 +53,7 @@ def _short_training() -> TrainConfig:
     settings: dict[str, Any] = {"batch_cells": BATCH, "learning_rate": 1e-3, "validation_cells": 0}
     ten = 10 * BATCH
     return TrainConfig(
-        autoencoder=StageConfig(cells=6 * ten, checkpoint_every_cells=6 * ten, **settings),
+        autoencoder=AutoencoderStageConfig(cells=6 * ten, checkpoint_every_cells=6 * ten, **settings),
         flow=FlowStageConfig(cells=24 * ten, checkpoint_every_cells=24 * ten, **settings),
     )
 

@@ -197,7 +197,7 @@ class _Trainer:
         if not first_says(self.run.finished("flow")):
             stage = FlowStage(model.velocity, self.config.flow)
             cells = flow_cells(latents, model, self.prepared, self.config, self.accelerator)
-            self._fit(stage, cells, latents=latents.key)
+            self._fit(stage, cells, latents=latents.key, whitening=self.config.model.whitening)
         self._load(model.velocity, "flow")
 
     def save(self, model: CFGen) -> None:

@@ -23,7 +23,7 @@ from accelerate.state import AcceleratorState
 
 from cfgen_scale.autoencoder import Autoencoder
 from cfgen_scale.costs import Work
-from cfgen_scale.training import AutoencoderStage, Cells, FlowStage, FlowStageConfig, StageConfig
+from cfgen_scale.training import AutoencoderStage, AutoencoderStageConfig, Cells, FlowStage, FlowStageConfig
 from cfgen_scale.training.loop import initialised
 from cfgen_scale.training.stage_run import StageRun
 from cfgen_scale.types import AtlasSchema, CellBatch, Covariate, Modality
@@ -119,7 +119,7 @@ def begun(stage: Any, precision: Precision, folder: str) -> StageRun:
 
 
 def autoencoder_run(stage: type[AutoencoderStage], size: Size, precision: Precision, folder: str) -> StageRun:
-    config = StageConfig(cells=10**12, batch_cells=size.batch, learning_rate=1e-3)
+    config = AutoencoderStageConfig(cells=10**12, batch_cells=size.batch, learning_rate=1e-3)
     return begun(stage(autoencoder(size.genes), config), precision, folder)
 
 

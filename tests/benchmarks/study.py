@@ -24,7 +24,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -78,7 +78,7 @@ def missing_trials(
             by_training: dict[str, list[Row]] = {}
             for row in rows:
                 if (dataset, row.name, row.digest(common), seed, split) not in done:
-                    training = replace(row, guidance=1.0, steps=None).digest(common)
+                    training = row.training().digest(common)
                     by_training.setdefault(training, []).append(row)
             for together in by_training.values():
                 yield Trial(dataset, seed, tuple(together))

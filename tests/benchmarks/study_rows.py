@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -22,6 +22,7 @@ class Row:
 
     guidance  weight of the label
     steps     of the solver; None: as the model was saved
+    interval  of the times at which guidance acts; None: as the model was saved
     """
 
     name: str
@@ -29,14 +30,21 @@ class Row:
     settings: tuple[str, ...] = ()
     guidance: float = 1.0
     steps: int | None = None
+    interval: tuple[float, float] | None = None
 
     def for_label(self, label: str) -> tuple[str, ...]:
         """Settings of `train` on cells whose classes stand in ``label``."""
         return tuple(setting.replace("{label}", label) for setting in self.settings)
 
+    def training(self) -> "Row":
+        """The row without what is about drawing alone: rows of which it is the same share a training."""
+        return replace(self, guidance=1.0, steps=None, interval=None)
+
     def digest(self, common: tuple[str, ...]) -> str:
         """Of all that decides a result beside data, seed and code."""
         said = {name: value for name, value in asdict(self).items() if name not in ("name", "why")}
+        if self.interval is None:
+            del said["interval"]  # results from before there were intervals are still those of their rows
         return hashlib.sha256(json.dumps([said, common], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -51,6 +59,8 @@ DATA_SETS = {
 
 OPTIMAL_TRANSPORT = "flow.pairing=optimal_transport"
 SIZES_PER_TYPE, SIZE_TOLD = "model.size_factors_by={label}", "model.velocity.size_factor_told=true"
+LINEAR_SKIP, SCALED_SKIP = "model.velocity.skip=linear", "model.velocity.skip=scaled"
+LOGIT_NORMAL = "flow.times.distribution=logit_normal"
 
 ROWS = {
     row.name: row
@@ -65,6 +75,17 @@ ROWS = {
         Row("width-128", "a narrower velocity", ("model.velocity.width=128",)),
         Row("width-512", "a wider velocity", ("model.velocity.width=512",)),
         Row("blocks-6", "a deeper velocity", ("model.velocity.blocks=6",)),
+        Row("skip", "a linear path from z to the velocity's output", (LINEAR_SKIP,)),
+        Row("skip-scaled", "one that the time scales", (SCALED_SKIP,)),
+        Row(
+            "width-32-skip",
+            "the reference's width, with the path that its rank lacks",
+            ("model.velocity.width=32", "model.velocity.embedding=20", LINEAR_SKIP),
+        ),
+        # whitening
+        Row("latents-as-they-are", "the reference's", ("model.whitening=none",)),
+        Row("unit-variance", "one scale for all dimensions", ("model.whitening=unit_variance",)),
+        Row("per-dimension", "a scale for each dimension", ("model.whitening=per_dimension",)),
         # autoencoder
         Row("ae-no-early-stopping", "the reference's recipe overfits", ("autoencoder.patience=0",)),
         Row("ae-patience-10", "later stopping", ("autoencoder.patience=10",)),
@@ -78,6 +99,15 @@ ROWS = {
         Row("latent-20", "a smaller latent", ("model.autoencoder.latent=20",)),
         Row("latent-32", "a smaller latent", ("model.autoencoder.latent=32",)),
         Row("latent-100", "a larger latent", ("model.autoencoder.latent=100",)),
+        Row("ae-decaying-rate", "a learning rate that decays", ("autoencoder.decay=cosine",)),
+        Row("ae-dropout-0.1", "dropout", ("autoencoder.dropout=0.1",)),
+        Row("ae-dropout-0.3", "stronger dropout", ("autoencoder.dropout=0.3",)),
+        Row("ae-thinning-0.3", "fewer molecules heard", ("autoencoder.thinning=0.3",)),
+        Row("ae-thinning-0.7", "far fewer molecules heard", ("autoencoder.thinning=0.7",)),
+        Row("ae-latent-noise-0.1", "noise on the latent", ("autoencoder.latent_noise=0.1",)),
+        Row("ae-latent-noise-0.3", "more noise on the latent", ("autoencoder.latent_noise=0.3",)),
+        Row("input-normalised", "library size unheard", ("model.autoencoder.encoder_input=normalised",)),
+        Row("input-expressed", "expressed genes heard", ("model.autoencoder.encoder_input=expressed",)),
         Row("theta-per-type", "dispersion of each type", ("model.autoencoder.theta_by={label}",)),
         Row("theta-start-1", "dispersion begins elsewhere", ("model.autoencoder.initial_theta=1",)),
         # size factors
@@ -92,29 +122,38 @@ ROWS = {
         Row("flow-6m", "three times the flow's budget", ("flow.cells=6000000",)),
         Row("flow-1m", "half the flow's budget", ("flow.cells=1000000",)),
         Row("flow-decay-1e-2", "weight decay of the flow", ("flow.weight_decay=1e-2",)),
+        Row("times-logit-normal", "the middle of the path more often", (LOGIT_NORMAL,)),
+        Row(
+            "times-logit-normal-late",
+            "times near the data more often",
+            (LOGIT_NORMAL, "flow.times.location=0.8"),
+        ),
+        Row(
+            "times-beta-late",
+            "times near the data more often, the end most of all",
+            ("flow.times.distribution=beta", "flow.times.alpha=1.5"),
+        ),
+        Row("path-noise-1e-4", "the reference's noise about the path", ("flow.path_noise=1e-4",)),
+        Row("path-noise-0.05", "much noise about the path", ("flow.path_noise=0.05",)),
         Row("untold-0.1", "told more often", ("flow.p_untold=0.1",)),
         Row("untold-0", "always told", ("flow.p_untold=0",)),
         # generation from the default model
         Row("guidance-1.25", "guidance above 1", guidance=1.25),
         Row("guidance-1.5", "guidance above 1", guidance=1.5),
         Row("guidance-2", "guidance above 1", guidance=2.0),
+        Row("guidance-1.5-middle", "guidance in an interval", guidance=1.5, interval=(0.2, 0.8)),
+        Row("guidance-2-middle", "guidance in an interval", guidance=2.0, interval=(0.2, 0.8)),
+        Row("guidance-2-late", "guidance in an interval", guidance=2.0, interval=(0.4, 1.0)),
         Row("steps-100", "a finer integration", steps=100),
     )
 }
 
 # Levers that no setting of this version has: a row for one is given by --row once there is.
-WITHOUT_SETTING = (
-    "linear path from z to the velocity's output",
-    "latents whitened / of unit variance / as they are (they are always whitened)",
-    "input noise or thinned counts, dropout in the autoencoder",
-    "an encoder of expressed genes only",
-    "distribution of the flow's times (they are always uniform)",
-    "noise about the path (the target is always the plain linear one)",
-    "an interval of times in which guidance acts",
-)
+WITHOUT_SETTING = ("an encoder that attends to expressed genes (their vectors are summed)",)
 
 
 def row_from_json(text: str) -> Row:
     """The inverse of ``json.dumps(asdict(row))``."""
     document: dict[str, Any] = json.loads(text)
-    return Row(**(document | {"settings": tuple(document["settings"])}))
+    interval = document["interval"] and tuple(document["interval"])
+    return Row(**(document | {"settings": tuple(document["settings"]), "interval": interval}))

@@ -70,8 +70,12 @@ def trained_model(prepared: Path, run: Path, overrides: list[str]) -> Path:
 
 def drawn(model: CFGen, label: str, classes: list[str], row: Row, seed: int) -> tuple[AnnData, AnnData]:
     """Cells told ``classes``, and as many told nothing; size factors are drawn by the model."""
+    ode = model.config.ode
     if row.steps is not None:
-        model.config = replace(model.config, ode=replace(model.config.ode, steps=row.steps))
+        ode = replace(ode, steps=row.steps)
+    if row.interval is not None:
+        ode = replace(ode, guide_from=row.interval[0], guide_to=row.interval[1])
+    model.config = replace(model.config, ode=ode)
     draw = ModelDraws(model, [label])
     told = draw([[name] for name in classes], (row.guidance,), seed)
     free = ModelDraws(model, [])([[]] * len(classes), (), seed + 1000)
@@ -116,7 +120,7 @@ def trial(
     """A result for each of ``rows``, which share their training."""
     place = prepared_cells(data, split, out, folder)
     prepared = Prepared.open(place)
-    training = replace(rows[0], guidance=1.0, steps=None).digest(common)
+    training = rows[0].training().digest(common)
     run = out / "runs" / f"{data.name}-{split}-{training}-{seed}" / "run"
     run.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -148,6 +152,7 @@ def trial(
             "settings": [*common, *row.for_label(data.label)],
             "guidance": row.guidance,
             "steps": row.steps,
+            "interval": row.interval,
         }
 
 

@@ -36,6 +36,14 @@ def test_no_row_is_another_by_a_second_name() -> None:
     assert len({row.digest(()) for row in ROWS.values()}) == len(ROWS)
 
 
+def test_rows_from_before_there_were_intervals_are_done() -> None:
+    """The digest that results of this row were written with."""
+    assert Row("default", "").digest(()) == "411616508f57a25a"
+    interval = Row("default", "", interval=(0.2, 0.8))
+    assert interval.digest(()) != Row("default", "").digest(())
+    assert interval.training() == Row("default", "")
+
+
 def missing(done: set, rows: list[Row], seeds: tuple[int, ...] = (0, 1)) -> list[Trial]:
     return list(missing_trials(["pbmc3k", "kang"], rows, seeds, done, split="validation", common=()))
 

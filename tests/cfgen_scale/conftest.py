@@ -8,6 +8,7 @@ from scipy.sparse import csr_matrix
 from cfgen_scale.autoencoder import AutoencoderConfig
 from cfgen_scale.labels import LabelFrequencies
 from cfgen_scale.model import CFGen, ModelConfig
+from cfgen_scale.ode import OdeConfig
 from cfgen_scale.size_factors import SizeFactors
 from cfgen_scale.training.loop import initialised
 from cfgen_scale.types import AtlasSchema, Covariate, LibraryStatistics, LogNormalTable, Modality
@@ -44,17 +45,31 @@ def counts():
 def model_of(schema, libraries, frequencies):
     """A builder of small random models: keyword arguments go to AutoencoderConfig and ModelConfig."""
 
-    def build(*, theta_by=None, size_factors_by=None, size_factor_told=False, attributes_told="one", seed=0):
+    def build(
+        *,
+        theta_by=None,
+        size_factors_by=None,
+        size_factor_told=False,
+        attributes_told="one",
+        seed=0,
+        skip="none",
+        encoder_input="counts",
+        whitening="full",
+        ode=None,
+    ):
         config = ModelConfig(
-            AutoencoderConfig(latent=5, hidden=(16, 8), theta_by=theta_by),
+            AutoencoderConfig(latent=5, hidden=(16, 8), theta_by=theta_by, encoder_input=encoder_input),
             VelocityConfig(
                 width=16,
                 blocks=2,
                 embedding=8,
                 size_factor_told=size_factor_told,
                 attributes_told=attributes_told,
+                skip=skip,
             ),
             size_factors_by=size_factors_by,
+            ode=ode or OdeConfig(),
+            whitening=whitening,
         )
         made = initialised(
             lambda: CFGen(

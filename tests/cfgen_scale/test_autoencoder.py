@@ -10,6 +10,7 @@ from cfgen_scale.autoencoder import Autoencoder, AutoencoderConfig, ModalityConf
 from cfgen_scale.counter_draws import CounterDraws
 from cfgen_scale.counts import SparseCounts
 from cfgen_scale.likelihoods import negative_binomial_log_prob
+from cfgen_scale.perturbation import Perturbation
 from cfgen_scale.types import AtlasSchema, Covariate, Modality
 
 SMALL = AutoencoderConfig(latent=4, hidden=(8,))
@@ -102,6 +103,56 @@ def test_modalities_are_a_tuple(n_modalities):
     keys = [torch.arange(6)] * n_modalities
     generated = autoencoder.sample(torch.randn(6, 4), torch.zeros(6, n_modalities), labels, keys)
     assert [tuple(g.shape) for g in generated] == [(6, g) for g in sizes]
+
+
+def perturbation(n=24, **strength):
+    return Perturbation(CounterDraws(0, "a test"), torch.arange(n), **strength)
+
+
+@torch.no_grad()
+def test_thinned_cells_are_scored_by_all_their_counts(model_of, counts):
+    autoencoder, sparse = model_of().autoencoder, SparseCounts.from_csr(counts)
+    labels, disturbed = torch.zeros(24, 2, dtype=torch.int64), perturbation(thinning=0.8)
+    z = autoencoder.encode([disturbed.heard(sparse, "rna")])
+    expected = -autoencoder.decoders["rna"].log_prob(sparse, z, None)
+    torch.testing.assert_close(autoencoder([sparse], labels, disturbed), expected)
+    assert (z - autoencoder.encode([sparse])).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("strength", [{"dropout": 0.5}, {"thinning": 0.5}, {"latent_noise": 0.5}])
+@torch.no_grad()
+def test_every_perturbation_is_felt_and_is_the_same_again(model_of, counts, strength):
+    autoencoder, sparse = model_of().autoencoder, SparseCounts.from_csr(counts)
+    labels = torch.zeros(24, 2, dtype=torch.int64)
+    found = autoencoder([sparse], labels, perturbation(**strength))
+    # A cell of which nearly all is heard may have lost no molecule.
+    assert (found != autoencoder([sparse], labels)).float().mean() > 0.8
+    assert torch.equal(found, autoencoder([sparse], labels, perturbation(**strength)))
+
+
+@torch.no_grad()
+def test_a_normalised_input_leaves_the_library_size_unheard(model_of, counts):
+    twice = [SparseCounts.from_csr(counts), SparseCounts.from_csr(3 * counts)]
+    for heard, same in (("normalised", True), ("counts", False), ("expressed", False)):
+        autoencoder = model_of(encoder_input=heard).autoencoder
+        once, thrice = (autoencoder.encode([c]) for c in twice)
+        assert torch.allclose(once, thrice, atol=1e-5) == same, heard
+
+
+@pytest.mark.parametrize("heard", ["normalised", "expressed"])
+@pytest.mark.parametrize("latents", ["joint", "concatenated"])
+def test_every_kind_of_counts_can_be_heard_so_and_disturbed(heard, latents):
+    autoencoder, cells, labels = of_kinds(
+        AutoencoderConfig(latent=6, hidden=(8,), latents=latents, encoder_input=heard)
+    )
+    strength = {"dropout": 0.2, "thinning": 1.0, "latent_noise": 0.1}
+    losses = autoencoder(cells, labels, perturbation(50, **strength))
+    assert torch.isfinite(losses).all()
+    losses.sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in autoencoder.parameters())
+    nobody = [SparseCounts.from_csr(csr_matrix((0, g))) for g in SIZES]
+    empty = perturbation(0, **strength)
+    assert autoencoder(nobody, torch.empty(0, 1, dtype=torch.int64), empty).shape == (0,)
 
 
 KINDS = ("negative_binomial", "bernoulli", "poisson")

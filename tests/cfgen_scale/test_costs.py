@@ -40,18 +40,25 @@ WORK = Work(1000, GENES, 20, SHAPE, batch=CELLS, flow_batch=CELLS)
 ARITHMETIC = replace(NOTHING, flops=1.0)
 
 
-@pytest.fixture
-def autoencoder():
+# The levers that cost something.
+LEVERS = replace(
+    SHAPE,
+    autoencoder=replace(SHAPE.autoencoder, encoder_input="expressed"),
+    velocity=replace(SHAPE.velocity, skip="scaled"),
+)
+SHAPES = pytest.mark.parametrize("shape", [SHAPE, LEVERS], ids=["plain", "levers"])
+
+
+def autoencoder_of(shape):
     genes = tuple(f"gene{g}" for g in range(GENES))
     schema = AtlasSchema(
         (Modality("rna", "negative_binomial", genes),), (Covariate("cell_type", ("B", "NK", "T")),)
     )
-    return Autoencoder(SHAPE.autoencoder, schema, [torch.ones(GENES)])
+    return Autoencoder(shape.autoencoder, schema, [torch.ones(GENES)])
 
 
-@pytest.fixture
-def velocity():
-    return Velocity(SHAPE.velocity, latent=20, n_categories=[3], log_size_range=torch.tensor([[0.0, 1.0]]))
+def velocity_of(shape):
+    return Velocity(shape.velocity, latent=20, n_categories=[3], log_size_range=torch.tensor([[0.0, 1.0]]))
 
 
 def step(network, *inputs):
@@ -60,31 +67,36 @@ def step(network, *inputs):
     return counter.get_total_flops()
 
 
+@SHAPES
 @pytest.mark.parametrize("density", [0.05, 0.3])
-def test_operations_of_an_autoencoder_step_are_those_that_torch_counts(autoencoder, density):
+def test_operations_of_an_autoencoder_step_are_those_that_torch_counts(shape, density):
     counts = random_array((CELLS, GENES), density=density, format="csr", rng=np.random.default_rng(0))
     counts.data[:] = 1.0
     labels = torch.zeros(CELLS, 1, dtype=torch.int64)
-    counted = step(autoencoder, [SparseCounts.from_csr(counts)], labels)
+    counted = step(autoencoder_of(shape), [SparseCounts.from_csr(counts)], labels)
     # The first layer is a dense product where counts are so dense, and on a GPU.
     device = ARITHMETIC if density < SPARSE_BELOW else replace(ARITHMETIC, link=1e30)
-    work = replace(WORK, nonzeros=counts.nnz / CELLS)
+    work = replace(WORK, model=shape, nonzeros=counts.nnz / CELLS)
     assert CELLS * autoencoder_training(work, device, IDLE, 1).device == pytest.approx(counted, rel=0.02)
 
 
-def test_operations_of_a_flow_step_are_those_that_torch_counts(velocity):
+@SHAPES
+def test_operations_of_a_flow_step_are_those_that_torch_counts(shape):
     condition = Condition(torch.zeros(CELLS, 1, dtype=torch.int64), torch.ones(CELLS, 1))
-    counted = step(velocity, torch.rand(CELLS), torch.randn(CELLS, 20), condition)
-    seconds = flow_training(WORK, ARITHMETIC, 1)
+    counted = step(velocity_of(shape), torch.rand(CELLS), torch.randn(CELLS, 20), condition)
+    seconds = flow_training(replace(WORK, model=shape), ARITHMETIC, 1)
     assert CELLS * seconds.device == pytest.approx(counted, rel=0.05)
 
 
-def test_parameters_are_those_of_the_networks_but_for_biases(autoencoder, velocity):
-    counted = [sum(p.numel() for p in network.parameters()) for network in (autoencoder, velocity)]
-    assert parameters(WORK) == pytest.approx(counted, rel=0.04)
+@SHAPES
+def test_parameters_are_those_of_the_networks_but_for_biases(shape):
+    networks = autoencoder_of(shape), velocity_of(shape)
+    counted = [sum(p.numel() for p in network.parameters()) for network in networks]
+    assert parameters(replace(WORK, model=shape)) == pytest.approx(counted, rel=0.04)
 
 
-def test_a_checkpoint_is_as_large_as_it_says(autoencoder, tmp_path):
+def test_a_checkpoint_is_as_large_as_it_says(tmp_path):
+    autoencoder = autoencoder_of(SHAPE)
     optimiser = make_optimiser(autoencoder, StageConfig(cells=1, batch_cells=1, learning_rate=0.1))
     for parameter in autoencoder.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -69,3 +69,17 @@ def test_it_starts_as_a_linear_layer_does():
     linear = torch.nn.Linear(40, 5)
     assert torch.equal(layer.weight, linear.weight.T)
     assert torch.equal(layer.bias, linear.bias)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_each_expressed_gene_adds_a_vector_of_its_own(dense, monkeypatch):
+    if dense:
+        monkeypatch.setattr(counts_layer, "SPARSE_BELOW", 0.0)
+    layer, counts = CountsLinear(50, 6, identities=True), drawn()
+    x = counts.dense()
+    expected = x.log1p() @ layer.weight + (x > 0).float() @ layer.identity + layer.bias
+    torch.testing.assert_close(layer(counts), expected)
+    slope = torch.randn(9, 6, generator=torch.Generator().manual_seed(0))
+    (layer(counts) * slope).sum().backward()
+    torch.testing.assert_close(layer.identity.grad, (x > 0).float().T @ slope, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.weight.grad, x.log1p().T @ slope, rtol=1e-4, atol=1e-5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cfgen_scale.counter_draws import CounterDraws
-from cfgen_scale.flow import draw_times, flow_loss, linear_path, pair_noise, tell
+from cfgen_scale.flow import about, flow_loss, linear_path, pair_noise, tell
 from cfgen_scale.types import Condition
 
 DRAWS = CounterDraws(0, "a test")
@@ -18,17 +18,17 @@ def test_path_runs_from_noise_to_data_at_constant_velocity():
     torch.testing.assert_close((late.z_t - early.z_t) / 0.5, early.u_t)
 
 
-@pytest.mark.parametrize("n", [1, 2, 97, 100])
-def test_times_are_one_in_each_stratum(n):
-    times = draw_times(DRAWS, torch.arange(n), n)
-    assert sorted((times * n).long().tolist()) == list(range(n))
-    assert n < 3 or (times.sort().values != times).any(), "times are not tied to the order of the cells"
+def test_noise_about_the_path_leaves_time_and_target():
+    z_0, z_1, noise = torch.randn(3, 6, 3)
+    path = linear_path(z_0, z_1, torch.rand(6))
+    blurred = about(path, 0.5, noise)
+    torch.testing.assert_close(blurred.z_t, path.z_t + 0.5 * noise)
+    assert blurred.t is path.t
+    assert blurred.u_t is path.u_t
 
 
-def test_a_share_of_the_cells_has_its_share_of_the_times_and_tellings():
+def test_a_share_of_the_cells_has_its_share_of_the_tellings():
     labels, mine = torch.arange(60).view(30, 2), torch.arange(1, 30, 3)
-    times = draw_times(DRAWS, torch.arange(30), 30)
-    assert torch.equal(draw_times(DRAWS, mine, 30), times[mine])
     told = tell(DRAWS, torch.arange(30), labels, 0.3)
     assert torch.equal(tell(DRAWS, mine, labels[mine], 0.3), told[mine])
 

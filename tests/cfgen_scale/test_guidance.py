@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cfgen_scale.guidance import guided_field
+from cfgen_scale.ode import OdeConfig, integrate
 from cfgen_scale.types import Condition
 
 
@@ -113,3 +114,27 @@ def test_where_pulls_add_up_subsets_are_equation_8():
     for weights in ([2.0, -0.5, 0.7], [0.0, 3.0, 3.0], [-1.0, -2.0, 0.5]):
         one, subset = (at(additive, condition, weights, told) for told in ("one", "subset"))
         torch.testing.assert_close(one, subset)
+
+
+@pytest.mark.parametrize("told", ["one", "subset"])
+def test_outside_of_the_interval_nothing_is_made_more_of_what_is_told(velocity, condition, told):
+    weights, without = [2.5, -1.0], [1.0, 0.0]
+    field = guided_field(velocity, condition, weights, told=told, interval=(0.25, 0.75))
+    with torch.no_grad():
+        for t in (0.25, 0.5, 0.75):
+            expected = guided_field(velocity, condition, weights, told=told)(torch.tensor(t), Z)
+            torch.testing.assert_close(field(torch.tensor(t), Z), expected)
+        for t in (0.0, 0.24, 0.76, 1.0):
+            expected = guided_field(velocity, condition, without, told=told)(torch.tensor(t), Z)
+            torch.testing.assert_close(field(torch.tensor(t), Z), expected)
+
+
+def test_guidance_in_an_interval_moves_cells_for_as_long():
+    """A velocity of 1 where told, 0 where not: weight 3 for half of the time, 1 for the other, 2 in all."""
+    told = Condition(torch.zeros(4, 1, dtype=torch.int64), torch.zeros(4, 1))
+    field = guided_field(
+        lambda t, z, c: (c.labels >= 0).float().expand_as(z), told, [3.0], interval=(0.25, 0.75)
+    )
+    arrived = integrate(field, Z, config=OdeConfig("midpoint", steps=20))
+    torch.testing.assert_close(arrived, Z + 2)
+    torch.testing.assert_close(integrate(field, arrived, start=1.0, end=0.0), Z)

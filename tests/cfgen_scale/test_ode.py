@@ -99,6 +99,8 @@ def test_fixed_steps_do_not_couple_the_cells_of_a_batch():
         ({"solver": "rk4"}, r"unknown solver 'rk4'.*midpoint"),
         ({"steps": 0}, "steps"),
         ({"tolerance": 0.0}, "tolerance"),
+        ({"guide_from": 0.6, "guide_to": 0.5}, r"between two times .* not from 0.6 to 0.5"),
+        ({"guide_to": 1.5}, "between two times"),
     ],
 )
 def test_bad_settings_are_refused(bad, message):

@@ -20,6 +20,39 @@ def test_whitened_latents_have_mean_zero_and_unit_covariance():
     torch.testing.assert_close(whitening.colour(white), z, atol=1e-3, rtol=1e-4)
 
 
+def fitted(kind, z):
+    whitening = Whitening(4, kind)
+    whitening.fit(z)
+    return whitening
+
+
+@pytest.mark.parametrize("kind", ["full", "per_dimension", "unit_variance", "none"])
+def test_colour_is_the_inverse_of_every_kind(kind):
+    z = correlated()
+    whitening = fitted(kind, z)
+    torch.testing.assert_close(whitening.colour(whitening.whiten(z)), z, atol=1e-3, rtol=1e-4)
+
+
+def test_dimensions_of_unit_variance_keep_their_correlations():
+    z = correlated()
+    white = fitted("per_dimension", z).whiten(z)
+    torch.testing.assert_close(white.mean(0), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.cov(white.T), torch.corrcoef(z.T), atol=1e-4, rtol=0)
+
+
+def test_one_scale_keeps_the_shares_of_the_variance():
+    z = correlated()
+    white, covariance = fitted("unit_variance", z).whiten(z), torch.cov(z.T)
+    torch.testing.assert_close(white.mean(0), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.cov(white.T), covariance / (covariance.trace() / 4), atol=1e-4, rtol=0)
+    assert white.square().mean() == pytest.approx(1, abs=1e-3)
+
+
+def test_without_whitening_latents_are_as_they_are():
+    z = correlated()
+    assert torch.equal(fitted("none", z).whiten(z), z)
+
+
 def test_a_direction_that_is_not_used_is_not_blown_up():
     z = correlated()
     z[:, 3] = z[:, 0]
@@ -31,10 +64,11 @@ def test_a_direction_that_is_not_used_is_not_blown_up():
     torch.testing.assert_close(whitening.colour(white), z, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["full", "none"])
 @pytest.mark.parametrize("bad", [torch.zeros(1, 4), torch.full((5, 4), float("nan"))])
-def test_too_few_or_not_finite_is_refused(bad):
+def test_too_few_or_not_finite_is_refused(bad, kind):
     with pytest.raises(ValueError, match="at least 2 finite latents"):
-        Whitening(4).fit(bad)
+        Whitening(4, kind).fit(bad)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 4000, 10**6])

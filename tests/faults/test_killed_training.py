@@ -125,6 +125,11 @@ def kill_all(launched: subprocess.Popen[str], run: Path, rows: int) -> None:
         assert launched.poll() is None, launched.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.005)
+    kill_tree(launched)
+
+
+def kill_tree(launched: subprocess.Popen[str]) -> None:
+    """SIGKILL for a launcher and its workers."""
     launcher = psutil.Process(launched.pid)
     # torchrun gives each worker a session of its own: they are not in its process group.
     for process in (launcher, *launcher.children(recursive=True)):
@@ -139,6 +144,10 @@ def launch(data: Path, run: Path, *overrides: str) -> subprocess.Popen[str]:
     return start(*torchrun, "jobs.cli", "train", "all", *where, "--workers", "0", *SMALL_RUN, *overrides)
 
 
-def finish(launched: subprocess.Popen[str]) -> None:
-    _, errors = launched.communicate(timeout=240)
+def finish(launched: subprocess.Popen[str], patience: float = 240.0) -> None:
+    try:
+        _, errors = launched.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:
+        kill_tree(launched)
+        raise
     assert launched.returncode == 0, errors

@@ -89,4 +89,4 @@ def test_killed_at_random_moments(
     """A few of the trials of tests/faults/kill_trials.py."""
     asked = ["--data", small_prepared, "--out", tmp_path, "--trials", trials, "--ray", through_ray]
     asked += ["--torchrun", torchrun]
-    finish(start("-m", "tests.faults.kill_trials", *map(str, asked)))
+    finish(start("-m", "tests.faults.kill_trials", *map(str, asked)), patience=900.0)

@@ -5,6 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from cfgen_scale.autoencoder import ModalityConfig
+from cfgen_scale.times import TimesConfig
 from cfgen_scale.training.config import StageConfig, TrainConfig
 from jobs.config import ConfigError, flatten, load_config
 
@@ -28,6 +29,49 @@ def test_lists_and_names_from_the_command_line():
     )
     assert config.model.autoencoder.hidden == (64, 32)
     assert config.model.autoencoder.theta_by == "cell_type"
+
+
+def test_levers_of_quality_are_settings():
+    config = load_config(
+        overrides=[
+            "model.velocity.skip=scaled",
+            "model.whitening=unit_variance",
+            "model.autoencoder.encoder_input=normalised",
+            "model.ode.guide_from=0.2",
+            "autoencoder.dropout=0.1",
+            "autoencoder.thinning=0.5",
+            "autoencoder.latent_noise=0.2",
+            "flow.times.distribution=logit_normal",
+            "flow.times.scale=2",
+            "flow.path_noise=1e-4",
+        ]
+    )
+    assert (config.model.velocity.skip, config.model.whitening) == ("scaled", "unit_variance")
+    assert (config.model.autoencoder.encoder_input, config.model.ode.guide_from) == ("normalised", 0.2)
+    stage = config.autoencoder
+    assert (stage.dropout, stage.thinning, stage.latent_noise) == (0.1, 0.5, 0.2)
+    assert config.flow.times == TimesConfig("logit_normal", scale=2.0)
+    assert config.flow.path_noise == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.whitening=half", "full"),
+        ("model.velocity.skip=curved", "linear"),
+        ("model.autoencoder.encoder_input=pixels", "normalised"),
+        ("model.ode.guide_from=1.5", "between two times"),
+        ("autoencoder.dropout=1", "below 1"),
+        ("autoencoder.thinning=1.5", "share of molecules"),
+        ("autoencoder.latent_noise=-1", "not be negative"),
+        ("flow.times.scale=0", "scale must be positive"),
+        ("flow.times.distribution=cauchy", "logit_normal"),
+        ("flow.path_noise=-1", "not be negative"),
+    ],
+)
+def test_levers_out_of_range_are_refused(override, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config(overrides=[override])
 
 
 def test_sections_of_modalities_are_named_by_the_user():

@@ -11,11 +11,11 @@ from scipy.sparse import csr_matrix
 
 from cfgen_scale.training import (
     AutoencoderStage,
+    AutoencoderStageConfig,
     Cells,
     FlowStage,
     FlowStageConfig,
     LatentBatch,
-    StageConfig,
 )
 from cfgen_scale.types import CellBatch, Condition
 
@@ -55,7 +55,7 @@ def drawn_cells(seed):
 
 @pytest.fixture
 def autoencoder_stage(model_of):
-    """(stage, cells) of a fresh autoencoder: keyword arguments go to StageConfig."""
+    """(stage, cells) of a fresh autoencoder: keyword arguments go to AutoencoderStageConfig."""
 
     def batches_of(counts):
         def batch_of(rows, cells_seen):
@@ -68,7 +68,7 @@ def autoencoder_stage(model_of):
 
     def build(seen=None, **config):
         settings = {"cells": 400, "batch_cells": BATCH, "learning_rate": 1e-2, "warmup_cells": 50, **config}
-        stage = AutoencoderStage(model_of().autoencoder, StageConfig(**settings))
+        stage = AutoencoderStage(model_of().autoencoder, AutoencoderStageConfig(**settings))
         return stage, cells_of(batch_of, held_out=held_out, seen=seen)
 
     return build

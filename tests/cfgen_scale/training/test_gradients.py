@@ -8,13 +8,21 @@ import torch
 from cfgen_scale.training import run_stage
 
 
-@pytest.mark.parametrize("name", ["autoencoder_stage", "flow_stage"])
-def test_parts_of_a_batch_give_the_weights_of_the_whole(name, request, accelerator, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("autoencoder_stage", {}),
+        ("autoencoder_stage", {"dropout": 0.2, "thinning": 0.5, "latent_noise": 0.1}),
+        ("flow_stage", {}),
+        ("flow_stage", {"path_noise": 0.1}),
+    ],
+)
+def test_parts_of_a_batch_give_the_weights_of_the_whole(name, options, request, accelerator, tmp_path):
     """Batches of 16 cells, the last of an epoch of 6, in parts of 5."""
     build = request.getfixturevalue(name)
     found, sizes = {}, {}
     for at_once in (None, 5):
-        stage, cells = build(cells=300, cells_at_once=at_once)
+        stage, cells = build(cells=300, cells_at_once=at_once, **options)
         seen = sizes[at_once] = []
         losses = stage.losses
 

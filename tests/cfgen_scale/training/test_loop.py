@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cfgen_scale.times import TimesConfig
 from cfgen_scale.training import NonFiniteLossError, run_stage
 from cfgen_scale.training.checkpoint import checkpoints
 from cfgen_scale.training.stage_run import validate
@@ -22,13 +23,25 @@ def fit(built, accelerator, directory, *, kill_after=None):
     return weights, rows
 
 
-@pytest.mark.parametrize("name", ["autoencoder_stage", "flow_stage"])
+DISTURBED = {"dropout": 0.2, "thinning": 0.5, "latent_noise": 0.1}
+OTHER_TIMES = {"times": TimesConfig("logit_normal"), "path_noise": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("autoencoder_stage", {}),
+        ("autoencoder_stage", DISTURBED),
+        ("flow_stage", {}),
+        ("flow_stage", OTHER_TIMES),
+    ],
+)
 @pytest.mark.parametrize("patience", [0, 50])
 def test_a_killed_run_resumed_is_bitwise_the_uninterrupted_one(
-    name, patience, request, accelerator, tmp_path
+    name, options, patience, request, accelerator, tmp_path
 ):
     build = request.getfixturevalue(name)
-    settings = {"checkpoint_every_cells": 70, "validate_every_cells": 40, "patience": patience}
+    settings = {"checkpoint_every_cells": 70, "validate_every_cells": 40, "patience": patience, **options}
     whole, _ = fit(build(**settings), accelerator, tmp_path / "whole")
     with pytest.raises(KilledError):
         fit(build(**settings), accelerator, tmp_path / "killed", kill_after=200)
@@ -89,11 +102,42 @@ def test_patience_stops_early_and_keeps_the_best_weights(autoencoder_stage, acce
     assert validate(stage, cells, accelerator, weights, 0) == pytest.approx(min(losses), rel=1e-6)
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_how_a_cell_is_disturbed_does_not_depend_on_who_has_it(autoencoder_stage, world):
+    stage, cells = autoencoder_stage(**DISTURBED)
+    batch = next(cells.training(0))
+    whole = stage.losses(stage.network, batch, purpose="training", seed=0)
+    for rank in range(world):
+        mine = np.arange(rank, 16, world)
+        share = replace(
+            batch,
+            rows=batch.rows[mine],
+            positions=batch.positions[mine],
+            counts=(batch.counts[0][mine],),
+            labels=batch.labels[mine],
+        )
+        losses = stage.losses(stage.network, share, purpose="training", seed=0)
+        torch.testing.assert_close(losses, whole[mine], rtol=1e-5, atol=1e-4)
+    later = replace(batch, cells_seen=batch.cells_seen + 70)
+    assert (stage.losses(stage.network, later, purpose="training", seed=0) != whole).all()
+
+
+@pytest.mark.parametrize(("name", "options"), [("autoencoder_stage", DISTURBED), ("flow_stage", OTHER_TIMES)])
+def test_validation_is_the_same_whatever_disturbs_training(name, options, request):
+    losses = []
+    for given in ({}, options):
+        stage, cells = request.getfixturevalue(name)(**given)
+        batch = next(iter(cells.validation()))
+        losses.append(stage.losses(stage.network, batch, purpose="validation", seed=0))
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("options", [{}, OTHER_TIMES], ids=["plain", "other times"])
 @pytest.mark.parametrize("pairing", ["none", "optimal_transport"])
 @pytest.mark.parametrize("world", [2, 3])
-def test_what_a_cell_is_trained_on_does_not_depend_on_who_has_it(flow_stage, pairing, world):
+def test_what_a_cell_is_trained_on_does_not_depend_on_who_has_it(flow_stage, pairing, world, options):
     """Its noise, its time and what is told of it, by the losses of a network that looks at them all."""
-    stage, cells = flow_stage(pairing=pairing)
+    stage, cells = flow_stage(pairing=pairing, **options)
     batch = next(cells.training(0))
     whole = stage.losses(stage.network, batch, purpose="training", seed=0)
     for rank in range(world):

@@ -186,6 +186,7 @@ def test_the_flow_does_not_go_on_with_latents_of_another_autoencoder(
     run = RunDirectory(shutil.copytree(trained, runs / "run"))
     run.result("flow").unlink()
     shutil.rmtree(run.model)
+    (run.path / "mlflow.json").unlink()
     weights = load_file(run.result("autoencoder"))
     save_file({name: 1.5 * tensor for name, tensor in weights.items()}, run.result("autoencoder"))
     with pytest.raises(ValueError, match="was made with latents"):

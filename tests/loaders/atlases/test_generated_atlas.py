@@ -139,6 +139,8 @@ def test_several_modalities_are_a_mudata(two_modalities: Path) -> None:
     assert tuple(names) == (*RNA.features, *PROTEIN.features)
 
 
+# mudata 0.4 uses what pandas 3.1 deprecates.
+@pytest.mark.filterwarnings("ignore:The inplace keyword in:DeprecationWarning")
 @pytest.mark.skipif(importlib.util.find_spec("mudata") is None, reason="mudata is not installed")
 def test_mudata_opens_it(two_modalities: Path) -> None:
     import mudata
