@@ -154,7 +154,8 @@ def _local(path: str | Path) -> Path:
 
 
 def _ray_workers(workers: int, use_ray: bool | None, device: str) -> int:
-    """How many Ray actors do the work; 0: this process does. Raises ValueError for options that make no sense together."""
+    """How many Ray actors do the work; 0: this process does. Raises ValueError for options that make no sense
+    together."""
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}.")
     if use_ray is False and workers > 1:
