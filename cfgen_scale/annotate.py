@@ -1,11 +1,10 @@
 """Generated cells as an AnnData: what users get back."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.sparse import vstack
 
 from .types import AtlasSchema, GeneratedCells, IntArray
@@ -22,14 +21,6 @@ def label_columns(labels: IntArray, schema: AtlasSchema) -> dict[str, "pd.Catego
     }
 
 
-def size_factor_columns(log_size_factor: NDArray[np.float32], schema: AtlasSchema) -> dict[str, Any]:
-    """Size factors (n, S) as columns: ``size_factor``, or of several modalities that have one
-    ``size_factor:NAME`` each."""
-    names = [modality.name for modality in schema.counted]
-    columns = ["size_factor"] if len(names) == 1 else [f"size_factor:{name}" for name in names]
-    return dict(zip(columns, np.exp(log_size_factor).T, strict=True))
-
-
 def cells_to_anndata(parts: Sequence[GeneratedCells], schema: AtlasSchema) -> "AnnData | dict[str, AnnData]":
     """All parts in order: an AnnData with X raw counts (n, G) CSR int32, obs the attributes told and size
     factors, obsm["X_cfgen"] the latents (n, D). Of several modalities a dict of one for each, with the same
@@ -37,7 +28,8 @@ def cells_to_anndata(parts: Sequence[GeneratedCells], schema: AtlasSchema) -> "A
     from anndata import AnnData
 
     labels = label_columns(np.concatenate([p.labels for p in parts]), schema)
-    sizes = size_factor_columns(np.concatenate([p.log_size_factor for p in parts]), schema)
+    size_factors = np.exp(np.concatenate([p.log_size_factor for p in parts])).T
+    sizes = dict(zip(schema.size_factor_columns, size_factors, strict=True))
     latent = np.concatenate([p.latent for p in parts])
     obs = pd.DataFrame({**labels, **sizes}, index=[f"generated-{i}" for i in range(len(latent))])
     made = {

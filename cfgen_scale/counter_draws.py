@@ -21,6 +21,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 SHIFTS = (30, 27, 31)
 LOW = 2**32 - 1
+FARTHEST = 6.7  # no normal draw is beyond: sqrt(-2 log 2^-32) is 6.66
 
 
 class CounterDraws:
@@ -51,7 +52,7 @@ class CounterDraws:
 
     def normal(self, name: str, positions: torch.Tensor, width: int) -> torch.Tensor:
         """``width`` standard normal draws a cell, (n, width) float32: each 64 bits are two of them (Box and
-        Muller 1958, doi:10.1214/aoms/1177706645); none is beyond 6.7."""
+        Muller 1958, doi:10.1214/aoms/1177706645); none is beyond `FARTHEST`."""
         pairs = -(-width // 2)
         columns = torch.arange(pairs, device=positions.device)
         x = self.bits(name, positions[:, None] * pairs + columns)

@@ -4,20 +4,36 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+ASIDE = ".aside"  # how temporary names end
+
+
+@contextmanager
+def write_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write; on leaving without an error it is flushed to the disk and takes the name ``path``.
+
+    Processes on several machines may write the same one at once: the last takes the name.
+    """
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}{ASIDE}")
+    try:
+        with open(aside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write ``document`` to ``path`` atomically: under a temporary name, flushed to disk, renamed."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
-    with open(aside, "w") as file:
-        json.dump(document, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    """Write ``document`` to ``path`` atomically: see `write_file`."""
+    with write_file(path) as file:
+        file.write(json.dumps(document, indent=1, sort_keys=True).encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -39,7 +55,7 @@ def write_directory(path: Path) -> Iterator[Path]:
     the instant between two renames, none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    aside = path.with_name(f".{path.name}.{os.getpid()}{ASIDE}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .counter_draws import CounterDraws, shifted
 from .types import NOT_TOLD, AtlasSchema, IntArray, SchemaError
@@ -35,8 +36,20 @@ class LabelFrequencies:
         index: int = 0,
         first: int = 0,
     ) -> IntArray:
-        """Labels (n, K) int64 of the cells ``first`` to ``first + n`` of a batch; those of each are a
-        function of ``(seed, index)`` and its place in the batch.
+        """Labels (n, K) int64 of the cells ``first`` to ``first + n`` of a batch: see `choose`. Those of each
+        are a function of ``(seed, index)`` and its place in the batch."""
+        uniform = uniform_of_cells(range(first, first + n), seed, index)
+        return self.choose(uniform, schema, told=told, untold=untold)
+
+    def choose(
+        self,
+        uniform: NDArray[np.float64],
+        schema: AtlasSchema,
+        *,
+        told: Mapping[str, str],
+        untold: Sequence[str] = (),
+    ) -> IntArray:
+        """Labels (n, K) int64 of n cells, each a function of its draw ``uniform`` (n,) of [0, 1).
 
         Attributes in ``told`` have that category; those in ``untold`` are -1; all others are drawn together
         from their observed combinations among the training cells that have the told categories. Raises
@@ -47,7 +60,7 @@ class LabelFrequencies:
         self._require_trained(fixed, schema)
         hidden = [schema.covariate_index(a) for a in untold]
         drawn = [k for k in range(len(schema.covariates)) if k not in fixed and k not in hidden]
-        labels = np.full((n, len(schema.covariates)), NOT_TOLD, dtype=np.int64)
+        labels = np.full((len(uniform), len(schema.covariates)), NOT_TOLD, dtype=np.int64)
         for k, code in fixed.items():
             labels[:, k] = code
         if drawn:
@@ -61,7 +74,7 @@ class LabelFrequencies:
                     f"no training cell has {dict(told)} with known {names}, so {names} cannot be drawn. "
                     f"Tell a category of {names}, or leave it untold."
                 )
-            labels[:, drawn] = self._choose(fits, seed, index, range(first, first + n))[:, drawn]
+            labels[:, drawn] = self._chosen(uniform, fits)[:, drawn]
         return labels
 
     def _require_trained(self, fixed: Mapping[int, int], schema: AtlasSchema) -> None:
@@ -75,11 +88,8 @@ class LabelFrequencies:
                     f"has not learnt it. Tell one of: {', '.join(map(repr, trained))}."
                 )
 
-    def _choose(self, fits: np.ndarray, seed: int, index: int, places: range) -> IntArray:
+    def _chosen(self, uniform: NDArray[np.float64], fits: NDArray[np.bool_]) -> IntArray:
         share = np.cumsum(np.where(fits, self.cells, 0)) / self.cells[fits].sum()
-        at = torch.arange(places.start, places.stop)
-        bits = CounterDraws(seed, "labels", index).bits("combinations", at)
-        uniform = (shifted(bits, 11).double() * 2.0**-53).numpy()
         chosen = np.minimum(np.searchsorted(share, uniform, side="right"), np.flatnonzero(fits)[-1])
         return self.codes[chosen]
 
@@ -94,3 +104,9 @@ class LabelFrequencies:
         filled = labels.clone()
         filled[:, k] = torch.where(labels[:, k] >= 0, labels[:, k], torch.from_numpy(level))
         return filled
+
+
+def uniform_of_cells(places: range, seed: int, index: int) -> NDArray[np.float64]:
+    """A draw of [0, 1) for each of the cells at ``places`` of the batch that (seed, index) says."""
+    bits = CounterDraws(seed, "labels", index).bits("combinations", torch.arange(places.start, places.stop))
+    return (shifted(bits, 11).double() * 2.0**-53).numpy()

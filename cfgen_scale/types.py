@@ -89,6 +89,13 @@ class AtlasSchema:
         """The S modalities that have a size factor, in the order of the columns of (B, S)."""
         return tuple(modality for modality in self.modalities if modality.counted)
 
+    @property
+    def size_factor_columns(self) -> tuple[str, ...]:
+        """The names of the S size factors as obs columns: ``size_factor``, or of several modalities that have
+        one ``size_factor:NAME`` each."""
+        names = [modality.name for modality in self.counted]
+        return ("size_factor",) if len(names) == 1 else tuple(f"size_factor:{name}" for name in names)
+
     def covariate(self, name: str) -> Covariate:
         """The covariate of that name. Raises SchemaError listing the known ones."""
         return self.covariates[self.covariate_index(name)]

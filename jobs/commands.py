@@ -144,13 +144,14 @@ def generate(options: Namespace) -> None:
     """Draw the cells of a request into a new atlas."""
     from .generation.generate import generate_atlas
     from .generation.soma_beside import refuse_soma, write_soma_beside
-    from .tracking import resolve_model
+    from .tracking import find_model
 
     request = _request(options)
     if options.to == "soma":
         refuse_soma(options.out, latents_only=options.latents_only)
+    model = find_model(options.model, uri=options.mlflow_uri)
     atlas = generate_atlas(
-        resolve_model(options.model, uri=options.mlflow_uri),
+        model.path,
         options.out,
         request,
         seed=options.seed,
@@ -162,6 +163,7 @@ def generate(options: Namespace) -> None:
         guidance_interval=None if options.guidance_interval is None else tuple(options.guidance_interval),
         content="latents" if options.latents_only else "counts",
         device=options.device,
+        registered=model.registered,
     )
     print(_cells_in(atlas))
     if options.to == "soma":
@@ -193,31 +195,26 @@ def _request(options: Namespace) -> "Request | LikeObs":
 def decode(options: Namespace) -> None:
     """Draw the counts of an atlas of latents."""
     from .generation.generate import decode_atlas
-    from .tracking import resolve_model
+    from .tracking import find_model
 
-    model = resolve_model(options.model, uri=options.mlflow_uri)
-    print(_cells_in(decode_atlas(model, options.latents, options.out, workers=options.workers)))
+    model = find_model(options.model, uri=options.mlflow_uri)
+    atlas = decode_atlas(
+        model.path, options.latents, options.out, workers=options.workers, registered=model.registered
+    )
+    print(_cells_in(atlas))
 
 
 def _cells_in(atlas: Path) -> str:
-    return f"{sum(_cells_asked_for(atlas) or ()):,} cells in {atlas}"
+    from loaders.atlases.generated_atlas import cells_asked_for, read_provenance
 
-
-def _cells_asked_for(atlas: Path) -> list[int] | None:
-    """Of each group, as the atlas says itself; None where it is too damaged to say it."""
-    from loaders.atlases.assembly import read_provenance
-
-    try:
-        return [group["cells"] for group in read_provenance(atlas)["plan"]["request"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return f"{sum(cells_asked_for(read_provenance(atlas))):,} cells in {atlas}"
 
 
 def check(options: Namespace) -> None:
     """Verify a generated atlas; problems are an error."""
     from loaders.atlases.check_atlas import check_atlas
 
-    report = check_atlas(options.atlas, progress=True, cells_per_group=_cells_asked_for(Path(options.atlas)))
+    report = check_atlas(options.atlas, progress=True)
     for problem in report.problems:
         print(problem)
     if not report.ok:

@@ -33,7 +33,7 @@ def demo(out: str | Path) -> dict[str, Any]:
     from .evaluation.evaluate import evaluate_files
     from .generation.generate import generate_atlas
     from .generation.request import Group, Request
-    from .tracking import resolve_model, tracking_uri
+    from .tracking import find_model, tracking_uri
     from .training.train import train
 
     out = Path(out)
@@ -54,8 +54,9 @@ def demo(out: str | Path) -> dict[str, Any]:
             alias=ALIAS,
         )
         _say(f"3/4 generate: {CELLS:,} cells in {WORKERS} Ray workers")
-        model = resolve_model(f"models:/{MODEL_NAME}@{ALIAS}", uri=tracking_uri(run))
-        generate_atlas(model, atlas, Request((Group(CELLS),)), workers=WORKERS)
+        model = find_model(f"models:/{MODEL_NAME}@{ALIAS}", uri=tracking_uri(run))
+        request = Request((Group(CELLS),))
+        generate_atlas(model.path, atlas, request, workers=WORKERS, registered=model.registered)
     _say("4/4 evaluate: generated cells against held-out ones")
     metrics = evaluate_files(generated=[atlas], label=LABELS[0], data=data, out=report)
     _say(summary_table(metrics))

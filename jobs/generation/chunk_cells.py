@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .copied_rows import read_rows
 from .plan import Chunk, Plan
-from .request import Group, sized
+from .request import Group
 
 if TYPE_CHECKING:
     from cfgen_scale.model import CFGen
@@ -66,13 +66,16 @@ def labels_beside(copied: "IntArray", model: "CFGen", group: Group, *, seed: int
     Attributes that are not copied, told or untold are drawn together given the others of the same cell.
     Raises SchemaError where no training cell has them.
     """
+    from cfgen_scale.labels import uniform_of_cells
+
+    # The draw of a cell is that of its place, whatever is copied to it and to others.
+    uniform = uniform_of_cells(range(len(copied)), seed, index)
     labels = np.empty((len(copied), len(model.schema.covariates)), dtype=np.int64)
     different, which = np.unique(copied, axis=0, return_inverse=True)
-    for i, codes in enumerate(different):
+    in_order = np.argsort(which, kind="stable")
+    for codes, cells in zip(different, np.split(in_order, np.cumsum(np.bincount(which))[:-1]), strict=True):
         told, untold = in_words(codes, group, model.schema)
-        # Drawn for all, of which some are taken: the draw of a cell is that of its place.
-        drawn = model.draw_labels(len(copied), told, untold, seed=seed, index=index)
-        labels[which == i] = drawn[which == i]
+        labels[cells] = model.frequencies.choose(uniform[cells], model.schema, told=told, untold=untold)
     return labels
 
 
@@ -102,7 +105,7 @@ def _log_size_factors(
     if not (groups[0].size_factors or copied.size):
         return None
     of_copied = groups[0].copied.size_factors if groups[0].copied else ()
-    names = sized(schema)
+    names = [modality.name for modality in schema.counted]
     draws = CounterDraws(plan.seed, "generation", chunk.index)
     noise = draws.normal("size factors asked for", torch.arange(chunk.cells), len(names)).numpy()
     of_part = np.repeat(np.arange(len(groups)), [part.cells for part in chunk.parts])

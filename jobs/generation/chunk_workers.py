@@ -4,6 +4,7 @@ A worker is a plain object in this process or a Ray actor (crew.py); the bytes d
 """
 
 import os
+import socket
 import threading
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .chunk_cells import decode_chunk, draw_chunk
-from .plan import Chunk, Plan
+from .model_copy import require_model
+from .plan import Chunk, Plan, differences
+from .shaping import machine_here
 
 if TYPE_CHECKING:
     from cfgen_scale.model import CFGen
@@ -36,6 +39,8 @@ class Receipt:
 class AtlasWorker:
     """Draws the chunks of ``plan`` with the model at ``model_path``, or decodes them from the latents in the
     generated atlas ``latents``. The model is loaded when the first chunk comes: to assemble needs none.
+    ValueError is raised then if it is not the model of the plan, RuntimeError if this machine would draw
+    other cells than the one on which the atlas was begun.
 
     Its methods may be called by ``AT_ONCE`` threads: while one encodes a chunk and flushes it to the disk,
     another draws the next. There are never more chunks than threads in memory."""
@@ -46,8 +51,17 @@ class AtlasWorker:
     latents: Path | None = None
     _drawing: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
+    @property
+    def decodes(self) -> bool:
+        """Whether chunks are decoded from stored latents."""
+        return self.latents is not None
+
     def ready(self) -> None:
         """Nothing: an actor that answers has found its place in the cluster."""
+
+    def machine(self) -> dict[str, str]:
+        """What decides the last bits of what is drawn here."""
+        return machine_here(self.plan.device)
 
     def write(self, chunk: Chunk) -> Receipt:
         """Make and write the cells of one chunk. It is there, and whole, when this returns."""
@@ -60,7 +74,7 @@ class AtlasWorker:
         """Write the shards of one task; one at a time, since the compressor's settings are the process's."""
         with self._drawing:
             assembly.run(task)
-        return Receipt(task.bytes, os.getpid())
+        return Receipt(task.n_bytes, os.getpid())
 
     def _cells(self, chunk: Chunk) -> "GeneratedCells":
         if self.latents is None:
@@ -70,14 +84,27 @@ class AtlasWorker:
     def _stored(self, chunk: Chunk) -> "GeneratedCells":
         from cfgen_scale.types import GeneratedCells
 
-        stored = self._atlas.read_latents(slice(chunk.first_cell, chunk.first_cell + chunk.cells))
+        stored = self._atlas.read_cells(slice(chunk.first_cell, chunk.first_cell + chunk.cells))
         return GeneratedCells((), stored.labels, stored.log_size_factor, stored.latent)
 
     @cached_property
     def _model(self) -> "CFGen":
         from cfgen_scale.model import CFGen
 
-        return CFGen.load(self.model_path, self.plan.device)
+        self._require_same_machine()
+        model = CFGen.load(self.model_path, self.plan.device)
+        require_model(self.model_path, model.digest, self.plan.model_digest)
+        return model
+
+    def _require_same_machine(self) -> None:
+        begun = self.partial.read_plan()
+        assert begun is not None, "the plan comes before the chunks"
+        other = differences(self.machine(), begun["machine"])
+        if other:
+            raise RuntimeError(
+                f"the machine {socket.gethostname()} draws other cells than the one on which this atlas was "
+                f"begun: {', '.join(other)}. Generate on machines of one kind."
+            )
 
     @cached_property
     def _atlas(self) -> "GeneratedAtlas":

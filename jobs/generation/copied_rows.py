@@ -5,7 +5,6 @@ own rows; the plan holds its digest alone, so that a table of 100 million rows c
 """
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from .request import Copied, Group, Request, RequestError, SizeFactor, sized, with_modalities
+from .request import Copied, Group, Request, RequestError, SizeFactor, with_modalities
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,18 +55,15 @@ class CopiedRows:
 
     def save(self, directory: Path) -> None:
         """Write the records into ``directory``, aside and renamed, unless they are there. Raises OSError."""
+        from cfgen_scale.files import write_file
         from loaders.atlases.writer import room_for
 
         path = directory / ROWS_FILE
         if path.exists():
             return
-        aside = path.with_name(f".{ROWS_FILE}.{os.getpid()}.aside")
         self.file.seek(0)
-        with room_for(directory), open(aside, "wb") as file:
+        with room_for(directory), write_file(path) as file:
             shutil.copyfileobj(self.file, file, 2**20)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
 
 
 @contextmanager
@@ -155,8 +151,10 @@ class _Reading:
     def _log_sizes(self, values: "pd.Series[Any]") -> NDArray[np.float64]:
         import pandas as pd
 
+        from cfgen_scale.drawing.compiled import LARGEST_MEAN
+
         sizes = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        good = np.isfinite(sizes) & (sizes > 0)
+        good = (sizes > 0) & (sizes <= LARGEST_MEAN)
         if not good.all():
             self._no_size[str(values.name)] += int((~good).sum())
         return np.log(np.where(good, sizes, 1.0))
@@ -170,8 +168,8 @@ class _Reading:
                 raise RequestError(_unknown_categories(self._table, covariate, unknown))
         for column, n in self._no_size.items():
             raise RequestError(
-                f"{self._table}: {n:,} of {self.rows:,} rows have no number above 0 in column {column!r}, "
-                "from which size factors are copied."
+                f"{self._table}: {n:,} of {self.rows:,} rows have no number above 0 and up to 2^30 in column "
+                f"{column!r}, from which size factors are copied."
             )
 
 
@@ -194,7 +192,7 @@ def _size_columns(like: LikeObs, schema: "AtlasSchema", columns: tuple[str, ...]
                 f"{like.table} has no column {column!r} to copy size factors from. Its columns: "
                 f"{', '.join(columns)}."
             )
-    return {name: asked[name] for name in sized(schema) if name in asked}
+    return {m.name: asked[m.name] for m in schema.counted if m.name in asked}
 
 
 def _existing(path: Path) -> Path:

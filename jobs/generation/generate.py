@@ -1,6 +1,6 @@
 """Generate an atlas, or its latents alone; decode latents. The same call again resumes it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from .chunk_workers import AtlasWorker
 from .copied_rows import CopiedRows, LikeObs, copied_rows
-from .plan import Content, Plan, make_plan
-from .request import Request, RequestError
-from .write_atlas import AtlasToWrite, say, write_atlas
+from .model_copy import MODEL_DIRECTORY, copy_model
+from .plan import Plan, make_plan
+from .request import Group, Request, RequestError
+from .write_atlas import AtlasToWrite, write_atlas
 
 if TYPE_CHECKING:
     from cfgen_scale.model import CFGen
     from cfgen_scale.ode import OdeConfig
+    from cfgen_scale.types import IntArray
+    from loaders.atlases.chunk_files import Content
 
 
 def generate_atlas(
@@ -30,14 +33,16 @@ def generate_atlas(
     steps: int | None = None,
     tolerance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
-    content: Content = "counts",
+    content: "Content" = "counts",
     device: str = "cpu",
+    registered: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Path:
     """Draw the cells of ``request`` from a saved model and write them as an AnnData-Zarr v3 at ``out``.
 
-    The bytes depend on model, request, seed, chunk_cells, what the ODE is told, content and kind of
-    device, not on workers or interruptions. A finished ``out`` of the same plan is returned as it is.
+    The bytes depend on model, request, seed, chunk_cells, what the ODE is told, content and machine
+    (shaping.py), not on workers or interruptions; ``registered`` is in uns alone. A finished ``out`` of the
+    same plan is returned as it is; where files of it were lost, these are made again.
 
     request      groups of cells, or a table to be copied
     workers      processes that draw cells; one thread each. 1 is this process, more are Ray actors
@@ -47,6 +52,7 @@ def generate_atlas(
     guidance_interval   times between which guidance acts, 0 noise and 1 data; None: the model's own
     content      "latents": no counts, which `decode_atlas` can draw from them later
     device       cpu or cuda (a GPU for each worker)
+    registered   name and version of the model in a registry, for the provenance
 
     Raises, before anything is written: RequestError or SchemaError (request against model), ValueError
     (options), FileNotFoundError (no model, no table), FileExistsError (``out`` or its work directory belong
@@ -55,34 +61,23 @@ def generate_atlas(
     from cfgen_scale.model import CFGen
 
     out = _local(out)
-    with_ray = _with_ray(workers, use_ray, device)
+    ray_workers = _ray_workers(workers, use_ray, device)
     model = CFGen.load(model_path)
-    ode = _ode(model, solver, steps, tolerance, guidance_interval)
-    with _read(request, model, out) as (groups, rows):
+    with _groups_of(request, model, out) as (groups, rows):
         plan = make_plan(
             groups,
             model.schema,
             model_digest=model.digest,
-            ode=ode,
+            ode=_ode(model, solver, steps, tolerance, guidance_interval),
             seed=seed,
             chunk_cells=chunk_cells,
             device=device,
             content=content,
         )
         _rehearse(model, plan, rows)
-        atlas = AtlasToWrite(out, plan, model.schema, model.provenance)
-        if atlas.is_finished():
-            say(f"{out} is complete already.", progress)
-            return out
-        worker = AtlasWorker(Path(model_path).absolute(), plan, atlas.partial)
+        atlas = AtlasToWrite(out, plan, model.schema, model.provenance, registered or {})
         del model  # workers have one of their own
-        return write_atlas(
-            atlas,
-            worker,
-            ray_workers=workers if with_ray else 0,
-            progress=progress,
-            before=rows.save if rows else _nothing,
-        )
+        return _write(atlas, Path(model_path), rows, None, workers=ray_workers, progress=progress)
 
 
 def decode_atlas(
@@ -92,6 +87,7 @@ def decode_atlas(
     *,
     workers: int = 1,
     use_ray: bool | None = None,
+    registered: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Path:
     """Draw the counts of an atlas of latents: ``out`` is what `generate_atlas` would have written at once.
@@ -106,24 +102,41 @@ def decode_atlas(
     plan = Plan.from_json(GeneratedAtlas.open(latents).provenance["plan"])
     if plan.content != "latents":
         raise ValueError(f"{latents} has its counts already.")
-    with_ray = _with_ray(workers, use_ray, plan.device)
+    ray_workers = _ray_workers(workers, use_ray, plan.device)
     model = CFGen.load(model_path)
     if model.digest != plan.model_digest:
         raise ValueError(
             f"{latents} was generated by the model {plan.model_digest[:12]}, and {model_path} is "
             f"{model.digest[:12]}. Decode it with its own model."
         )
-    atlas = AtlasToWrite(out, replace(plan, content="counts"), model.schema, model.provenance)
-    if atlas.is_finished():
-        say(f"{out} is complete already.", progress)
-        return out
-    worker = AtlasWorker(Path(model_path).absolute(), atlas.plan, atlas.partial, latents)
+    plan = replace(plan, content="counts")
+    atlas = AtlasToWrite(out, plan, model.schema, model.provenance, registered or {})
     del model
-    return write_atlas(atlas, worker, ray_workers=workers if with_ray else 0, progress=progress)
+    return _write(atlas, Path(model_path), None, latents, workers=ray_workers, progress=progress)
+
+
+def _write(
+    atlas: AtlasToWrite,
+    model_path: Path,
+    rows: CopiedRows | None,
+    latents: Path | None,
+    *,
+    workers: int,
+    progress: bool,
+) -> Path:
+    """The atlas, with what its chunks need beside its plan: the model, and rows that are copied."""
+
+    def before(directory: Path) -> None:
+        copy_model(model_path, directory, atlas.plan.model_digest)
+        if rows:
+            rows.save(directory)
+
+    worker = AtlasWorker(atlas.partial.path / MODEL_DIRECTORY, atlas.plan, atlas.partial, latents)
+    return write_atlas(atlas, worker, ray_workers=workers, progress=progress, before=before)
 
 
 @contextmanager
-def _read(
+def _groups_of(
     request: Request | LikeObs, model: "CFGen", out: Path
 ) -> Iterator[tuple[Request, CopiedRows | None]]:
     """The groups asked for, and the rows of a table that they copy."""
@@ -134,18 +147,15 @@ def _read(
         yield rows.request, rows
 
 
-def _nothing(directory: Path) -> None:
-    """Chunks need nothing besides their plan."""
-
-
 def _local(path: str | Path) -> Path:
     if "://" in str(path):
         raise ValueError(f"{path}: atlases lie in directories that all workers share, not behind a URI.")
     return Path(path).absolute()
 
 
-def _with_ray(workers: int, use_ray: bool | None, device: str) -> bool:
-    """Whether Ray actors do the work. Raises ValueError for options that make no sense together."""
+def _ray_workers(workers: int, use_ray: bool | None, device: str) -> int:
+    """How many Ray actors do the work; 0: this process does. Raises ValueError for options that make no sense
+    together."""
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}.")
     if use_ray is False and workers > 1:
@@ -158,7 +168,7 @@ def _with_ray(workers: int, use_ray: bool | None, device: str) -> bool:
 
         if not torch.cuda.is_available():
             raise ValueError("device is 'cuda', but this process sees no GPU. Use device 'cpu'.")
-    return with_ray
+    return workers if with_ray else 0
 
 
 def _ode(
@@ -204,6 +214,18 @@ def _rehearse(model: "CFGen", plan: Plan, rows: CopiedRows | None) -> None:
             continue
         for codes in rows.combinations:
             try:
+                _require_one_weight(model, group, codes)
                 labels_beside(codes[None], model, group, seed=plan.seed, index=0)
             except ValueError as error:
                 raise RequestError(f"a row of the table: {error}") from None
+
+
+def _require_one_weight(model: "CFGen", group: Group, codes: "IntArray") -> None:
+    """A model that was told all attributes of a cell or none cannot be told some of a row."""
+    from cfgen_scale.guidance import require_weights
+
+    from .chunk_cells import in_words
+
+    _, untold = in_words(codes, group, model.schema)
+    weights = replace(group, untold=untold).weights(model.schema)
+    require_weights(model.config.velocity.attributes_told, weights)

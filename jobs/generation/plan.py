@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,12 @@ from .request_check import check_request
 if TYPE_CHECKING:
     from cfgen_scale.ode import OdeConfig
     from cfgen_scale.types import AtlasSchema
+    from loaders.atlases.chunk_files import Content
 
 PLAN_VERSION = 3
 # Small enough that the dense means of a chunk (512 x 20,000 float32 = 41 MB) stay near the caches of a CPU
 # and that a few thousand cells already occupy several workers; on a GPU large enough to occupy it.
 CHUNK_CELLS = {"cpu": 512, "cuda": 8_192}
-Content = Literal["counts", "latents"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Plan:
     chunk_cells: int
     ode: "OdeConfig"
     device: str
-    content: Content = "counts"
+    content: "Content" = "counts"
 
     @property
     def n_cells(self) -> int:
@@ -176,7 +176,7 @@ def make_plan(
     seed: int = 0,
     chunk_cells: int | None = None,
     device: str = "cpu",
-    content: Content = "counts",
+    content: "Content" = "counts",
 ) -> Plan:
     """The plan of a request, checked against the schema.
 

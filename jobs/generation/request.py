@@ -109,14 +109,9 @@ class Request:
         return Request(tuple(map(Group.from_json, document)))
 
 
-def sized(schema: "AtlasSchema") -> list[str]:
-    """The modalities that have size factors, in the order of (B, S): all but binarised ones."""
-    return [m.name for m in schema.modalities if m.likelihood != "bernoulli"]
-
-
 def with_modalities[T](of_modality: Mapping[str, T], schema: "AtlasSchema") -> dict[str, T]:
     """The same with the only modality's value under its name. Raises RequestError where that is unclear."""
-    known = sized(schema)
+    known = [modality.name for modality in schema.counted]
     if ONLY in of_modality:
         if len(known) > 1 or len(of_modality) > 1:
             raise RequestError(f"a size factor needs the name of its modality: {', '.join(known)}.")

@@ -3,12 +3,10 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from .request import Group, Request, RequestError, SizeFactor, sized, with_modalities
+from .request import Group, Request, RequestError, SizeFactor, with_modalities
 
 if TYPE_CHECKING:
     from cfgen_scale.types import AtlasSchema
-
-LARGEST_LOG_SIZE = 21.0  # 1.3 billion counts a cell: a count has 32 bits
 
 
 def check_request(request: Request, schema: "AtlasSchema") -> None:
@@ -68,7 +66,7 @@ def _check_size_factors(group: Group, schema: "AtlasSchema", where: str) -> None
         if name in copied:
             raise RequestError(f"{where}: the size factor of {name!r} is both given and copied.")
         _check_size_factor(size, f"{where}: the size factor of {name!r}")
-    missing = [name for name in sized(schema) if name not in (*given, *copied)]
+    missing = [m.name for m in schema.counted if m.name not in (*given, *copied)]
     if missing and (given or copied):
         raise RequestError(
             f"{where}: size factors are given of every modality or of none; missing: {', '.join(missing)}."
@@ -76,15 +74,20 @@ def _check_size_factors(group: Group, schema: "AtlasSchema", where: str) -> None
 
 
 def _check_size_factor(size: SizeFactor, what: str) -> None:
+    from cfgen_scale.counter_draws import FARTHEST
+    from cfgen_scale.drawing.compiled import LARGEST_MEAN
+
     if not (_is_finite(size.log_mean) and _is_finite(size.log_sd) and size.log_sd >= 0):
         raise RequestError(
             f"{what} needs a finite log_mean and a finite log_sd of at least 0, not {size.log_mean!r} and "
             f"{size.log_sd!r}."
         )
-    if size.log_mean > LARGEST_LOG_SIZE:
+    largest = size.log_mean + FARTHEST * size.log_sd
+    if largest > math.log(LARGEST_MEAN):
         raise RequestError(
-            f"{what} has log_mean {size.log_mean:g}, more than e^{LARGEST_LOG_SIZE:g} counts a cell. "
-            "log_mean is the natural logarithm of a number of counts; without log_, give the number itself."
+            f"{what}, of log_mean {size.log_mean:g} and log_sd {size.log_sd:g}, may be e^{largest:.3g} "
+            f"counts a cell; the most that can be drawn is 2^{math.log2(LARGEST_MEAN):g}. log_mean is the "
+            "natural logarithm of a number of counts; without log_, give the number itself."
         )
 
 

@@ -21,6 +21,7 @@ What else a size factor may be is said in size_requests.py.
 """
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from .size_requests import (
     COLUMN,
     is_size_column,
     names_of_options,
+    number_of,
     size_factors_of_columns,
     size_factors_of_options,
     size_factors_of_yaml,
@@ -102,7 +104,7 @@ def read_request(path: str | Path) -> Request:
 
 def _weights(guidance: Sequence[str]) -> dict[str, float]:
     given = _pairs(guidance, "--guidance")
-    return {name: _number(value, f"--guidance {name}") for name, value in given.items()}
+    return {name: number_of(value, f"--guidance {name}") for name, value in given.items()}
 
 
 def _pairs(options: Sequence[str], option: str) -> dict[str, str]:
@@ -122,7 +124,7 @@ def _yaml_groups(path: Path) -> list[Group]:
     import yaml
 
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.safe_load(_text(path))
     except yaml.YAMLError as error:
         raise RequestError(f"{path} is not YAML: {error}") from None
     if not isinstance(document, Mapping):
@@ -168,11 +170,26 @@ def _category(value: Any, where: str) -> str:
 
 
 def _csv_groups(path: Path) -> list[Group]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.DictReader(file, strict=True)
+    lines = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
         header = list(lines.fieldnames or ())
         _check_header(header, str(path))
         return [_csv_group(line, f"{path}, line {lines.line_num}") for line in lines]
+    except csv.Error as error:
+        raise RequestError(
+            f"{path}, line {lines.reader.line_num}: {error}. Is a quote out of place? One inside a quoted "
+            'entry is doubled: "".'
+        ) from None
+
+
+def _text(path: Path) -> str:
+    """The file as text. Raises RequestError naming the line that is not UTF-8."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise RequestError(f"{path}, line {line}: the file is not UTF-8. Save it in that encoding.") from None
 
 
 def _check_header(header: list[str], where: str) -> None:
@@ -201,7 +218,7 @@ def _csv_group(line: dict[str, Any], where: str) -> Group:
         told=_of_kind(given, "told"),
         untold=tuple(name.strip() for name in given.get("untold", "").split(";") if name.strip()),
         guidance={
-            name: _number(text, f"{where}, guidance {name}")
+            name: number_of(text, f"{where}, guidance {name}")
             for name, text in _of_kind(given, "guidance").items()
         },
         size_factors=size_factors_of_columns(given, where),
@@ -212,10 +229,3 @@ def _of_kind(given: dict[str, str], kind: str) -> dict[str, str]:
     return {
         name.removeprefix(f"{kind}:"): text for name, text in given.items() if name.startswith(f"{kind}:")
     }
-
-
-def _number(text: str, where: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise RequestError(f"{where}: {text!r} is not a number.") from None

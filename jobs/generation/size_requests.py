@@ -43,7 +43,7 @@ def size_factors_of_columns(given: Mapping[str, str], where: str) -> dict[str, S
         name = words[0] if words else ONLY
         if (name in entries) if part is None else not isinstance(entries.setdefault(name, {}), dict):
             raise RequestError(f"{where}: {COLUMN} is given as a number and as a distribution. Keep one.")
-        value = _number(text, f"{where}, {column}")
+        value = number_of(text, f"{where}, {column}")
         if part is None:
             entries[name] = value
         else:
@@ -54,7 +54,8 @@ def size_factors_of_columns(given: Mapping[str, str], where: str) -> dict[str, S
 def size_factors_of_options(options: Sequence[str]) -> dict[str, SizeFactor]:
     """The same of options, ``5000`` or ``rna=5000`` each. Raises RequestError."""
     named = names_of_options(options, "--size-factor", "5000")
-    return {name: _of_entry(_number(text, "--size-factor"), "--size-factor") for name, text in named.items()}
+    option = "--size-factor"
+    return {name: _of_entry(number_of(text, option), option) for name, text in named.items()}
 
 
 def names_of_options(options: Sequence[str], option: str, example: str) -> dict[str, str]:
@@ -90,7 +91,8 @@ def _real(value: Any, where: str) -> float:
     return float(value)
 
 
-def _number(text: str, where: str) -> float:
+def number_of(text: str, where: str) -> float:
+    """The number that ``text`` is. Raises RequestError."""
     try:
         return float(text)
     except ValueError:

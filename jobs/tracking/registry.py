@@ -35,6 +35,14 @@ class ModelVersion:
     source: str
 
 
+@dataclass(frozen=True)
+class FoundModel:
+    """The local directory of a model; ``registered`` is its name and version where it has them, else {}."""
+
+    path: Path
+    registered: dict[str, str | int]
+
+
 def require_valid(name: str, alias: str | None = None) -> None:
     """Refuse a model name or alias that MLflow could not use, before a model is trained for it."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
@@ -66,10 +74,15 @@ def register_model(
 
 
 def resolve_model(model: str | Path, *, uri: str | None = None) -> Path:
-    """The local directory of a model, given as run, directory, ``models:/NAME@ALIAS`` or ``models:/NAME/3``.
+    """The directory that `find_model` finds."""
+    return find_model(model, uri=uri).path
+
+
+def find_model(model: str | Path, *, uri: str | None = None) -> FoundModel:
+    """A model given as run, directory, ``models:/NAME@ALIAS`` or ``models:/NAME/3``.
 
     ``uri`` is the MLflow store of the last two (see ``registry_uri``); a model that a server keeps is copied
-    to a temporary directory. Raises FileNotFoundError or TrackingError, saying what there is.
+    to a temporary directory of this machine. Raises FileNotFoundError or TrackingError, saying what there is.
     """
     if str(model).startswith(MODEL_SCHEME):
         return _download(str(model), registry_uri(uri))
@@ -78,7 +91,7 @@ def resolve_model(model: str | Path, *, uri: str | None = None) -> Path:
     path = Path(model)
     for candidate in (path, path / "model"):
         if (candidate / CONFIG_FILE).is_file():
-            return candidate
+            return FoundModel(candidate, {})
     if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist. Give a run, a model directory or {MODEL_SCHEME}NAME@ALIAS."
@@ -176,7 +189,7 @@ def _model_digest(model_dir: Path) -> str:
     return file_digest(model_dir / CONFIG_FILE, model_dir / WEIGHTS_FILE)
 
 
-def _download(model: str, uri: str) -> Path:
+def _download(model: str, uri: str) -> FoundModel:
     from mlflow.artifacts import download_artifacts
     from mlflow.models import Model
 
@@ -185,8 +198,10 @@ def _download(model: str, uri: str) -> Path:
         raise TrackingError(
             f"{model} is not in {uri}. There are: {', '.join(known) or 'no registered models'}."
         )
-    pyfunc = Path(download_artifacts(known[model].source, tracking_uri=uri, registry_uri=uri))
-    return pyfunc / str(Model.load(pyfunc).flavors["python_function"]["data"])
+    found = known[model]
+    pyfunc = Path(download_artifacts(found.source, tracking_uri=uri, registry_uri=uri))
+    directory = pyfunc / str(Model.load(pyfunc).flavors["python_function"]["data"])
+    return FoundModel(directory, {"name": found.name, "version": found.version})
 
 
 def _names_of(version: ModelVersion) -> list[str]:

@@ -14,24 +14,26 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import zarr
 from tqdm import tqdm
 
-from cfgen_scale.files import flush
-from cfgen_scale.types import AtlasSchema
+from cfgen_scale.files import flush, write_file, write_json
+from cfgen_scale.types import AtlasSchema, IntArray
 
-from .assembly_tasks import ChunkReader, Task, all_tasks, files_of, run_task
-from .checksums import SUMS_FILE, digests_of, files_below, sums_text
+from ..layout import quick_codecs
+from .assembly_tasks import ChunkReader, Task, all_tasks, chunks_of, files_of, run_task
+from .checksums import SUMS_FILE, Described, Manifest, describe, files_below, read_manifest
 from .chunk_files import ChunkTable, Content
 from .generated_atlas import read_provenance
 from .generated_layout import Extent, check_writable, lay_out
-from .writer import PartialAtlas, room_for, write_aside
+from .writer import BUILDING, PartialAtlas, room_for
 
 __all__ = ["Assembly", "Task", "check_writable", "finish", "read_provenance"]
 
-BUILDING, LAID_OUT, DONE = "atlas.zarr", "laid_out.json", "done"
+LAID_OUT, DONE = "laid_out.json", "done"
 
 
 @dataclass(frozen=True)
@@ -64,111 +66,138 @@ class Assembly:
                 f"the chunks in {partial.path} hold counts of {table.nnz.shape[1]} modalities and not of "
                 f"{expected}. Delete that directory and generate again."
             )
-        extent = Extent(
-            int(table.cells.sum()),
-            table.latent,
-            tuple(table.nnz.sum(axis=0).tolist()),
-            tuple(table.largest.max(axis=0).tolist()) if expected else (),
-        )
-        assembly = Assembly(partial, schema, table, extent)
+        assembly = Assembly(partial, schema, table, Extent.of(table, content))
         assembly._lay_out(provenance)
         return assembly
 
     @property
-    def bytes(self) -> int:
+    def n_bytes(self) -> int:
         """Of all arrays of cells and counts, before they are compressed."""
-        return sum(task.bytes for task in self._all_tasks())
+        return sum(task.n_bytes for task in self._all_tasks())
 
     def tasks(self) -> list[Task]:
         """What is still to be done, by any workers in any order."""
         return [task for task in self._all_tasks() if self._receipt(task) is None]
 
+    def chunks_to_read(self) -> IntArray:
+        """The chunks that the tasks still to be done are made of, ascending."""
+        chunks = {chunk for task in self.tasks() for chunk in chunks_of(task, self._root(), self.chunks)}
+        return np.array(sorted(chunks), dtype=np.int64)
+
     def run(self, task: Task) -> None:
         """Write the shards of one task. To run it twice, even at once, does no harm.
 
-        Memory is a few times ``task.bytes``. Raises FileNotFoundError or ValueError naming a chunk that is
+        Memory is a few times ``task.n_bytes``. Raises FileNotFoundError or ValueError naming a chunk that is
         missing or damaged, OSError if the disk is full.
         """
-        with room_for(self.partial.path), _quick_encoding():
-            root = zarr.open_group(self._building, mode="r+")
-            run_task(task, root, self._chunks)
-            files = {file: self._described(file) for file in files_of(task, root, self._chunks)}
-            path = self._receipt_path(task)
-            path.parent.mkdir(exist_ok=True)
-            write_aside(path, json.dumps(files).encode())
+        with room_for(self.partial.path), quick_codecs():
+            root = self._root("r+")
+            run_task(task, root, self.chunks)
+            names = files_of(task, root, self.chunks)
+            self.write_receipt(task, {name: describe(self.building, name) for name in names})
 
     def complete(self, out: str | Path) -> Path:
         """Put the finished atlas in its place ``out`` with its manifest, then remove the work directory.
 
-        Raises RuntimeError if a task is not done.
+        Raises RuntimeError if a task is not done, ValueError if the atlas was finished once and what was
+        made again of it did not come out the same.
         """
         out = Path(out)
-        digests = self._digests()
+        manifest = Manifest(self._files(), [size.name for size in self.table.sizes()])
+        self._require_as_before(manifest)
         with room_for(self.partial.path):
             # What was left by workers that were killed while they wrote.
-            for stray in set(files_below(self._building)) - set(digests):
-                (self._building / stray).unlink()
-            write_aside(self._building / SUMS_FILE, sums_text(digests))
-            os.rename(self._building, out)
+            for stray in set(files_below(self.building)) - set(manifest.files):
+                (self.building / stray).unlink()
+            with write_file(self.building / SUMS_FILE) as file:
+                file.write(manifest.encode())
+            os.rename(self.building, out)
             flush(out.parent)
-        shutil.rmtree(self.partial.path)
+        self.partial.remove()
         return out
 
+    def _require_as_before(self, manifest: Manifest) -> None:
+        before = self.partial.path / SUMS_FILE
+        if before.is_file():
+            other = [name for name, of in read_manifest(before).files.items() if manifest.files[name] != of]
+            if other:
+                raise ValueError(
+                    f"{other[0]} of the atlas in {self.partial.path} did not come out as it was before it "
+                    "was lost. Copy the atlas again, or delete that directory and generate it again."
+                )
+
     @property
-    def _building(self) -> Path:
+    def building(self) -> Path:
+        """Where the atlas is until it is finished."""
         return self.partial.path / BUILDING
 
     @property
-    def _chunks(self) -> ChunkReader:
+    def chunks(self) -> ChunkReader:
+        """What the tasks read."""
         return ChunkReader(self.partial, self.table, self.schema, self.extent)
 
+    def forget_tasks(self) -> None:
+        """Have all tasks done again."""
+        shutil.rmtree(self.partial.path / DONE, ignore_errors=True)
+
+    def write_receipt(self, task: Task, files: Mapping[str, Described]) -> None:
+        """Write down that a task is done, with the files that it wrote."""
+        path = self._receipt_path(task)
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, _as_json(files))
+
+    def write_laid_out(self, provenance: Mapping[str, Any], files: Mapping[str, Described]) -> None:
+        """Write down that the atlas is laid out, with the files of its metadata."""
+        write_json(self.partial.path / LAID_OUT, {"of": self._identity(provenance), "files": _as_json(files)})
+
+    def _root(self, mode: Literal["r", "r+"] = "r") -> zarr.Group:
+        return zarr.open_group(self.building, mode=mode)
+
     def _all_tasks(self) -> Iterator[Task]:
-        return all_tasks(zarr.open_group(self._building, mode="r"), self.schema, self.extent)
+        return all_tasks(self._root(), self.schema, self.extent)
 
     def _lay_out(self, provenance: Mapping[str, Any]) -> None:
-        """Lay the atlas out, under another name first; one of another extent or provenance is begun anew."""
-        text = json.dumps([provenance, self.schema.to_json(), asdict(self.extent)], sort_keys=True)
-        of = hashlib.sha256(text.encode()).hexdigest()
+        """Lay the atlas out, unless that was done; one of another extent or provenance is begun anew."""
         laid_out = self.partial.path / LAID_OUT
         if laid_out.is_file():
             found = json.loads(laid_out.read_text())
-            if found["of"] == of and all((self._building / file).is_file() for file in found["files"]):
+            there = all((self.building / file).is_file() for file in found["files"])
+            if there and found["of"] == self._identity(provenance):
                 return
         laid_out.unlink(missing_ok=True)
-        for rest in (BUILDING, DONE):
-            shutil.rmtree(self.partial.path / rest, ignore_errors=True)
+        shutil.rmtree(self.building, ignore_errors=True)
+        self.forget_tasks()
         with room_for(self.partial.path):
-            lay_out(self._building, self.schema, self.extent, provenance)
-            files = digests_of(self._building, sorted(files_below(self._building)))
-            write_aside(laid_out, json.dumps({"of": of, "files": files}).encode())
+            lay_out(self.building, self.schema, self.extent, provenance)
+            files = {file: describe(self.building, file) for file in sorted(files_below(self.building))}
+            self.write_laid_out(provenance, files)
+
+    def _identity(self, provenance: Mapping[str, Any]) -> str:
+        text = json.dumps([provenance, self.schema.to_json(), asdict(self.extent)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _receipt_path(self, task: Task) -> Path:
         return self.partial.path / DONE / f"{task.name}.json"
 
-    def _receipt(self, task: Task) -> dict[str, Any] | None:
-        """The files of a task with their sizes and digests; None unless it is done and they are there."""
+    def _receipt(self, task: Task) -> dict[str, Described] | None:
+        """The files of a task; None unless it is done and they are there."""
         try:
-            files: dict[str, Any] = json.loads(self._receipt_path(task).read_text())
-            there = all((self._building / file).stat().st_size == files[file]["bytes"] for file in files)
+            files = _of_json(json.loads(self._receipt_path(task).read_text()))
         except FileNotFoundError:
             return None
-        return files if there else None
+        return None if Manifest(files, ()).lost(self.building) else files
 
-    def _described(self, file: str) -> dict[str, Any]:
-        digests = digests_of(self._building, [file])
-        return {"bytes": (self._building / file).stat().st_size, "sha256": digests[file]}
-
-    def _digests(self) -> dict[str, str]:
-        """The sha256 of every file of the atlas. Raises RuntimeError if a task is not done."""
-        digests: dict[str, str] = json.loads((self.partial.path / LAID_OUT).read_text())["files"]
+    def _files(self) -> dict[str, Described]:
+        """Every file of the atlas. Raises RuntimeError if a task is not done."""
+        files = _of_json(json.loads((self.partial.path / LAID_OUT).read_text())["files"])
         for task in self._all_tasks():
-            files = self._receipt(task)
-            if files is None:
+            of_task = self._receipt(task)
+            if of_task is None:
                 raise RuntimeError(
                     f"the atlas in {self.partial.path} is not whole: task {task.name} is not done."
                 )
-            digests |= {file: described["sha256"] for file, described in files.items()}
-        return digests
+            files |= of_task
+        return files
 
 
 def finish(
@@ -186,16 +215,19 @@ def finish(
     What the atlas holds: see atlases/generated_layout.py. Raises what `Assembly` raises.
     """
     assembly = Assembly.of(partial, n_chunks=n_chunks, schema=schema, provenance=provenance, content=content)
-    tasks, total = assembly.tasks(), assembly.bytes
-    done = total - sum(task.bytes for task in tasks)
+    tasks, total = assembly.tasks(), assembly.n_bytes
+    done = total - sum(task.n_bytes for task in tasks)
     bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, desc="assembling", disable=not progress)
     with bar:
         for task in tasks:
             assembly.run(task)
-            bar.update(task.bytes)
+            bar.update(task.n_bytes)
     return assembly.complete(out)
 
 
-def _quick_encoding() -> Any:
-    """Arrays opened inside are encoded by zarr's fused pipeline: a third of the default's time a chunk."""
-    return zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"})
+def _as_json(files: Mapping[str, Described]) -> dict[str, Any]:
+    return {name: asdict(described) for name, described in files.items()}
+
+
+def _of_json(document: Mapping[str, Any]) -> dict[str, Described]:
+    return {name: Described(**described) for name, described in document.items()}

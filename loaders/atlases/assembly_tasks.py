@@ -29,13 +29,13 @@ NAME_BYTES, POINTER_BYTES = 16, 8  # of the name of a cell, about, and of its ro
 class Task:
     """Shard number ``shard`` of the arrays of all cells, or of the counts and features of one modality.
 
-    bytes  of its arrays, before they are compressed
+    n_bytes  of its arrays, before they are compressed
     """
 
     kind: Literal["cells", "counts"]
     modality: int
     shard: int
-    bytes: int
+    n_bytes: int
 
     @property
     def name(self) -> str:
@@ -106,6 +106,18 @@ class ChunkReader:
                     within = chunk.get_slice(f"indptr.{m}")[part.begin : part.end + 1]
                     pointers[m][part.at : part.at + len(within)] = before[m][part.chunk] + within
         return slab, pointers
+
+
+def chunks_of(task: Task, root: zarr.Group, chunks: ChunkReader) -> list[int]:
+    """The chunks that the shards of a task take something from."""
+    if task.kind == "counts":
+        array, lengths = (
+            _arrays_of_counts(chunks.schema, task.modality)[0],
+            chunks.table.nnz[:, task.modality],
+        )
+    else:
+        array, lengths = "obs/_index", chunks.table.cells
+    return [part.chunk for part in overlaps(_bounds(lengths), *span(task, _array(root, array)))]
 
 
 def run_task(task: Task, root: zarr.Group, chunks: ChunkReader) -> None:

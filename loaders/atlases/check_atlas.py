@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import zarr
 from tqdm import tqdm
 
-from ..layout import SHARD_OF_CELLS
+from ..layout import SHARD_OF_CELLS, quick_codecs
 from .checked_cells import check_cells, check_counts, check_schema
-from .checksums import SUMS_FILE, digest, files_below, read_sums
-from .generated_atlas import GeneratedAtlas
+from .checksums import SUMS_FILE, digest, files_below, read_manifest
+from .generated_atlas import GeneratedAtlas, cells_asked_for
 from .problems import Problem
 
 AGAIN = "Copy the atlas again, or delete it and generate it again"
+LOST = "Copy the atlas again, or run what generated it again: it makes what is lost"
+CHANGED = "Copy the atlas again, or delete that file and run what generated it again: it makes what is lost"
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,10 @@ def check_atlas(
     *,
     progress: bool = False,
     threads: int = 4,
-    cells_per_group: Sequence[int] | None = None,
 ) -> Report:
     """Check the generated atlas at ``path``: its manifest, then all that is in it.
 
-    ``cells_per_group`` is what was asked for, if the provenance does not say it as
-    ``plan.request.groups[i].cells``. Memory is some 200 MB a thread. Raises FileNotFoundError if there is
+    Memory is some 200 MB a thread. Raises FileNotFoundError if there is
     nothing, FileExistsError for something other than a generated atlas.
     """
     path = Path(path)
@@ -55,7 +54,7 @@ def check_atlas(
     if not (path / SUMS_FILE).is_file():
         # Raises for what is no atlas at all.
         GeneratedAtlas.open(path)
-    with ThreadPoolExecutor(threads) as pool, _quick_decoding():
+    with ThreadPoolExecutor(threads) as pool, quick_codecs():
         sizes = {file: (path / file).stat().st_size for file in files_below(path)}
         problems = list(_check_files(path, sizes, pool, progress))
         atlas = _opened(path, problems)
@@ -63,7 +62,7 @@ def check_atlas(
             problems += check_schema(atlas)
             # Where shapes are wrong, what is in them is not looked at.
             if not any(problem.kind in ("schema", "shape") for problem in problems):
-                problems += _check_contents(atlas, _asked(atlas, cells_per_group), pool, progress)
+                problems += _check_contents(atlas, pool, progress)
     return Report(
         _first_of_each_kind(problems), atlas.n_cells if atlas else 0, len(sizes), sum(sizes.values())
     )
@@ -74,12 +73,12 @@ def _check_files(
 ) -> Iterator[Problem]:
     """The files against the manifest."""
     try:
-        expected = read_sums(path)
+        expected = {file: of.sha256 for file, of in read_manifest(path / SUMS_FILE).files.items()}
     except (FileNotFoundError, ValueError) as error:
         yield Problem("manifest", str(error), AGAIN)
         return
     for file in sorted(set(expected) - set(sizes)):
-        yield Problem("missing file", f"{path / file} is not there", AGAIN)
+        yield Problem("missing file", f"{path / file} is not there", LOST)
     for file in sorted(set(sizes) - set(expected) - {SUMS_FILE}):
         yield Problem(
             "unknown file",
@@ -92,7 +91,7 @@ def _check_files(
     with tqdm(total=total, unit="B", unit_scale=True, desc="files", disable=not progress) as bar:
         for file, of_file in zip(there, found, strict=True):
             if of_file != expected[file]:
-                yield Problem("changed file", f"{path / file} is not as it was written ({of_file})", AGAIN)
+                yield Problem("changed file", f"{path / file} is not as it was written ({of_file})", CHANGED)
             bar.update(sizes[file])
 
 
@@ -112,19 +111,7 @@ def _opened(path: Path, problems: list[Problem]) -> GeneratedAtlas | None:
         return None
 
 
-def _asked(atlas: GeneratedAtlas, cells_per_group: Sequence[int] | None) -> Sequence[int] | None:
-    """How many cells of each group were asked for; None if nothing says it."""
-    if cells_per_group is not None:
-        return cells_per_group
-    try:
-        return [int(group["cells"]) for group in atlas.provenance["plan"]["request"]["groups"]]
-    except (KeyError, TypeError):
-        return None
-
-
-def _check_contents(
-    atlas: GeneratedAtlas, asked: Sequence[int] | None, pool: ThreadPoolExecutor, progress: bool
-) -> Iterator[Problem]:
+def _check_contents(atlas: GeneratedAtlas, pool: ThreadPoolExecutor, progress: bool) -> Iterator[Problem]:
     """What is said of the cells, and their counts, in slabs of cells."""
     slabs = [
         slice(i, min(i + SHARD_OF_CELLS, atlas.n_cells)) for i in range(0, atlas.n_cells, SHARD_OF_CELLS)
@@ -143,7 +130,11 @@ def _check_contents(
             for group, cells in (groups or {}).items():
                 cells_of_group[group] = cells_of_group.get(group, 0) + cells
             bar.update()
-    if asked is not None:
+    try:
+        asked = cells_asked_for(atlas.provenance)
+    except ValueError as error:
+        yield Problem("provenance", str(error), AGAIN)
+    else:
         yield from _check_groups(cells_of_group, asked)
 
 
@@ -172,7 +163,3 @@ def _first_of_each_kind(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     for problem in problems:
         first.setdefault(problem.kind, problem)
     return tuple(first.values())
-
-
-def _quick_decoding() -> Any:
-    return zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"})

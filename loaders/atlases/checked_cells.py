@@ -18,7 +18,6 @@ from .generated_layout import (
     counts_path,
     names_of_cells,
     obs_frame,
-    size_factor_columns,
 )
 from .problems import Problem
 
@@ -86,7 +85,7 @@ def _same(found: Sequence[str], expected: Sequence[str], what: str) -> Iterator[
 
 def check_cells(atlas: GeneratedAtlas, slab: slice) -> tuple[list[Problem], dict[int, int]]:
     """What is wrong with the cells of a slab; and how many of them each group has."""
-    cells = atlas.read_latents(slab)
+    cells = atlas.read_cells(slab)
     names = np.asarray(atlas.array(f"obs/{NAMES}")[slab], dtype=object)
     wrong = {
         "names": names != names_of_cells(slab.start, len(names), atlas.n_cells),
@@ -96,7 +95,7 @@ def check_cells(atlas: GeneratedAtlas, slab: slice) -> tuple[list[Problem], dict
     for k, covariate in enumerate(atlas.schema.covariates):
         codes = cells.labels[:, k]
         wrong[f"labels of {covariate.name!r}"] = (codes < -1) | (codes >= len(covariate.categories))
-    for s, (factor, _) in enumerate(size_factor_columns(atlas.schema)):
+    for s, factor in enumerate(atlas.schema.size_factor_columns):
         expected = np.exp(cells.log_size_factor[:, s].astype(np.float64)).astype(np.float32)
         wrong[factor] = ~np.isfinite(expected) | (atlas.array(f"obs/{factor}")[slab] != expected)
     problems = [

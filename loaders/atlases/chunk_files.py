@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from scipy.sparse import csr_matrix
 
-from cfgen_scale.types import AtlasSchema, GeneratedCells, IntArray, Modality
+from cfgen_scale.types import AtlasSchema, GeneratedCells, IntArray
 
 from ..layout import narrowest_unsigned
 
@@ -41,15 +41,19 @@ class ChunkSize:
     largest: tuple[int, ...]
 
     @property
+    def name(self) -> str:
+        """All of it in the name of a file, without its suffix."""
+        counts = [f"{n}.{most}" for n, most in zip(self.nnz, self.largest, strict=True)]
+        return "-".join([f"{self.index:06d}", str(self.cells), str(self.latent), *counts])
+
+    @property
     def file(self) -> Path:
         """The file of the chunk, relative to the folder of all."""
-        counts = [f"{n}.{most}" for n, most in zip(self.nnz, self.largest, strict=True)]
-        name = "-".join([f"{self.index:06d}", str(self.cells), str(self.latent), *counts])
-        return folder_of(self.index) / f"{name}{SUFFIX}"
+        return folder_of(self.index) / f"{self.name}{SUFFIX}"
 
     @staticmethod
     def of_name(name: str) -> "ChunkSize":
-        """The inverse of ``file``."""
+        """The inverse of ``name``, also of the name of the file."""
         index, cells, latent, *counts = name.removesuffix(SUFFIX).split("-")
         pairs = [pair.split(".") for pair in counts]
         return ChunkSize(
@@ -82,20 +86,19 @@ class ChunkTable:
             latent=sizes[0].latent,
         )
 
-    def file(self, index: int) -> Path:
-        """The file of a chunk, relative to the folder of all."""
+    def size(self, index: int) -> ChunkSize:
+        """Of one chunk."""
         nnz, largest = tuple(self.nnz[index].tolist()), tuple(self.largest[index].tolist())
-        return ChunkSize(index, int(self.cells[index]), self.latent, nnz, largest).file
+        return ChunkSize(index, int(self.cells[index]), self.latent, nnz, largest)
+
+    def sizes(self) -> Iterator[ChunkSize]:
+        """Of all chunks in order."""
+        return map(self.size, range(len(self.cells)))
 
 
 def folder_of(index: int) -> Path:
     """The folder of a chunk's file, relative to the folder of all: no folder has more than 1,000 files."""
     return Path(f"{index // CHUNKS_OF_A_FOLDER:04d}")
-
-
-def with_size_factor(schema: AtlasSchema) -> tuple[Modality, ...]:
-    """The S modalities that have a size factor, in the order of the columns of (B, S): those of counts."""
-    return tuple(modality for modality in schema.modalities if modality.likelihood != "bernoulli")
 
 
 def encode_chunk(
@@ -142,7 +145,7 @@ def opened_chunk(path: Path) -> Iterator[Any]:
 
 def _checked(cells: GeneratedCells, schema: AtlasSchema) -> list[csr_matrix]:
     """The counts of each modality as CSR with sorted indices and no stored zeros, as they are drawn."""
-    n_cells, n_factors = len(cells.labels), len(with_size_factor(schema))
+    n_cells, n_factors = len(cells.labels), len(schema.counted)
     if cells.log_size_factor.shape != (n_cells, n_factors):
         raise ValueError(
             f"log size factors {cells.log_size_factor.shape} for {n_cells} cells and {n_factors} modalities "

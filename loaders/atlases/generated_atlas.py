@@ -1,6 +1,7 @@
 """A finished generated atlas read back: its provenance, its schema, and the latents of its cells."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -8,35 +9,20 @@ from typing import Any, cast
 import anndata
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 
-from cfgen_scale.types import AtlasSchema, IntArray
+from cfgen_scale.types import AtlasSchema
 
 from .chunk_files import Content
 from .generated_layout import (
     CHUNK_COLUMN,
     GROUP_COLUMN,
     LATENT_KEY,
+    LOG,
     NAMES,
     PROVENANCE_KEY,
+    CellSlab,
     counts_path,
-    size_factor_columns,
 )
-
-
-@dataclass(frozen=True)
-class LatentCells:
-    """B cells of an atlas before their counts: all that decoding needs, as it was drawn.
-
-    labels (B, K) int64, -1 = untold; log_size_factor (B, S), latent (B, D) float32; group and chunk (B,)
-    int32, their places in the request and the plan.
-    """
-
-    labels: IntArray
-    log_size_factor: NDArray[np.float32]
-    latent: NDArray[np.float32]
-    group: NDArray[np.int32]
-    chunk: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -69,19 +55,28 @@ class GeneratedAtlas:
         """An array of the atlas. Raises KeyError if there is none."""
         return cast(zarr.Array[Any], self.root[path])
 
-    def read_latents(self, cells: slice) -> LatentCells:
-        """The cells from ``cells.start`` to ``cells.stop``."""
+    def read_cells(self, cells: slice) -> CellSlab:
+        """What was drawn of the cells from ``cells.start`` to ``cells.stop``."""
         begin, end = cells.start, cells.stop
         labels = [self.array(f"obs/{c.name}/codes")[begin:end] for c in self.schema.covariates]
-        factors = [self.array(f"obs/{name}")[begin:end] for _, name in size_factor_columns(self.schema)]
+        factors = [self.array(f"obs/{LOG}{name}")[begin:end] for name in self.schema.size_factor_columns]
         n_cells = len(range(*cells.indices(self.n_cells)))
-        return LatentCells(
+        return CellSlab(
+            first=begin,
             labels=np.stack(labels, axis=1).astype(np.int64) if labels else np.empty((n_cells, 0), np.int64),
             log_size_factor=np.stack(factors, axis=1) if factors else np.empty((n_cells, 0), np.float32),
             latent=self.array(f"obsm/{LATENT_KEY}")[begin:end],
             group=self.array(f"obs/{GROUP_COLUMN}")[begin:end],
             chunk=self.array(f"obs/{CHUNK_COLUMN}")[begin:end],
         )
+
+
+def cells_asked_for(provenance: Mapping[str, Any]) -> list[int]:
+    """The number of cells of each group of the request. Raises ValueError if the provenance does not say."""
+    try:
+        return [int(group["cells"]) for group in provenance["plan"]["request"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the provenance does not say how many cells were asked for ({error!r})") from None
 
 
 def read_provenance(out: str | Path) -> dict[str, Any]:

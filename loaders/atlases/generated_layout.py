@@ -32,11 +32,12 @@ from ..layout import (
     write_array,
     write_frame,
 )
-from .chunk_files import Content, with_size_factor
+from .chunk_files import ChunkTable, Content
 
 LATENT_KEY = "X_cfgen"
 PROVENANCE_KEY = "cfgen_scale"
 NAMES = "_index"
+LOG = "log_"  # before the name of a column: that of its logarithm
 GROUP_COLUMN, CHUNK_COLUMN = "request_group", "request_chunk"
 
 
@@ -44,11 +45,12 @@ GROUP_COLUMN, CHUNK_COLUMN = "request_group", "request_chunk"
 class CellSlab:
     """What obs and obsm say of B cells that lie together, the first being number ``first`` of the atlas.
 
-    labels (B, K), group and chunk (B,) int32; log_size_factor (B, S) and latent (B, D) float32.
+    labels (B, K) int64, -1 = untold; group and chunk (B,) int32, their places in the request and the plan;
+    log_size_factor (B, S) and latent (B, D) float32.
     """
 
     first: int
-    labels: NDArray[np.int32]
+    labels: IntArray
     log_size_factor: NDArray[np.float32]
     group: NDArray[np.int32]
     chunk: NDArray[np.int32]
@@ -59,27 +61,19 @@ class CellSlab:
         """Room for cells, to be filled."""
         return CellSlab(
             first,
-            np.empty((n_cells, len(schema.covariates)), dtype=np.int32),
-            np.empty((n_cells, len(with_size_factor(schema))), dtype=np.float32),
+            np.empty((n_cells, len(schema.covariates)), dtype=np.int64),
+            np.empty((n_cells, len(schema.counted)), dtype=np.float32),
             np.empty(n_cells, dtype=np.int32),
             np.empty(n_cells, dtype=np.int32),
             np.empty((n_cells, latent), dtype=np.float32),
         )
 
 
-def size_factor_columns(schema: AtlasSchema) -> tuple[tuple[str, str], ...]:
-    """The obs columns of each of the S size factors: of itself and of its logarithm."""
-    modalities = with_size_factor(schema)
-    if len(modalities) == 1:
-        return (("size_factor", "log_size_factor"),)
-    return tuple((f"size_factor:{m.name}", f"log_size_factor:{m.name}") for m in modalities)
-
-
 def check_writable(schema: AtlasSchema) -> None:
     """Raise ValueError if no atlas of this schema can be written, for the names of its attributes."""
     ours = [
         NAMES,
-        *(name for pair in size_factor_columns(schema) for name in pair),
+        *(f"{log}{name}" for name in schema.size_factor_columns for log in ("", LOG)),
         GROUP_COLUMN,
         CHUNK_COLUMN,
     ]
@@ -110,11 +104,11 @@ def obs_frame(slab: CellSlab, schema: AtlasSchema, n_cells: int) -> pd.DataFrame
     for k, covariate in enumerate(schema.covariates):
         categories = pd.CategoricalDtype(pd.Index(covariate.categories, dtype=object))
         frame[covariate.name] = pd.Categorical.from_codes(slab.labels[:, k], dtype=categories)
-    for s, (factor, log_factor) in enumerate(size_factor_columns(schema)):
+    for s, factor in enumerate(schema.size_factor_columns):
         log_size_factor = slab.log_size_factor[:, s]
         # In float64 and rounded once, so that no vectorised float32 exp decides the last bit.
         frame[factor] = np.exp(log_size_factor.astype(np.float64)).astype(np.float32)
-        frame[log_factor] = log_size_factor
+        frame[f"{LOG}{factor}"] = log_size_factor
     frame[GROUP_COLUMN], frame[CHUNK_COLUMN] = slab.group, slab.chunk
     return frame
 
@@ -145,6 +139,16 @@ class Extent:
     latent: int
     nnz: tuple[int, ...]
     largest: tuple[int, ...]
+
+    @staticmethod
+    def of(table: ChunkTable, content: Content) -> "Extent":
+        """Of the atlas that is made of those chunks."""
+        return Extent(
+            int(table.cells.sum()),
+            table.latent,
+            tuple(table.nnz.sum(axis=0).tolist()),
+            tuple(table.largest.max(axis=0).tolist()) if content == "counts" else (),
+        )
 
     @property
     def content(self) -> Content:

@@ -23,7 +23,7 @@ from ..stores.soma_slabs import SLAB_CELLS
 from ..stores.soma_store import DEFAULT_MEASUREMENT
 from ..stores.store import RNA
 from .generated_atlas import GeneratedAtlas
-from .generated_layout import LATENT_KEY, PROVENANCE_KEY, CellSlab, counts_path, obs_frame
+from .generated_layout import LATENT_KEY, PROVENANCE_KEY, counts_path, obs_frame
 
 COUNTS_AT_ONCE = 2**22
 LAYER = "counts"
@@ -50,6 +50,23 @@ def write_soma(atlas: str | Path, out: str | Path, *, progress: bool = False) ->
         with _said_clearly(out):
             _write_experiment(source, str(partial), progress)
     return out
+
+
+def read_soma_provenance(experiment: str | Path) -> dict[str, Any]:
+    """The provenance that `write_soma` wrote, and the schema; {} of an experiment that it did not write.
+
+    Raises FileExistsError if there is something else at that path.
+    """
+    import tiledbsoma
+
+    try:
+        with tiledbsoma.Experiment.open(str(experiment)) as opened:
+            texts = {
+                name: text for name, text in opened.metadata.items() if name.startswith(f"{PROVENANCE_KEY}.")
+            }
+    except (tiledbsoma.SOMAError, TypeError) as error:
+        raise FileExistsError(f"{experiment} is no SOMA experiment: {error}") from error
+    return {name.removeprefix(f"{PROVENANCE_KEY}."): json.loads(text) for name, text in texts.items()}
 
 
 @contextmanager
@@ -90,11 +107,7 @@ def _write_obs(source: GeneratedAtlas, experiment: Any, progress: bool) -> None:
 
 
 def _obs_of(source: GeneratedAtlas, begin: int, end: int) -> pd.DataFrame:
-    cells = source.read_latents(slice(begin, end))
-    slab = CellSlab(
-        begin, cells.labels.astype(np.int32), cells.log_size_factor, cells.group, cells.chunk, cells.latent
-    )
-    frame = obs_frame(slab, source.schema, source.n_cells)
+    frame = obs_frame(source.read_cells(slice(begin, end)), source.schema, source.n_cells)
     frame.insert(0, CELL_NAMES[0], frame.index.to_numpy(dtype=object))
     return frame
 

@@ -6,12 +6,11 @@ Several workers, on several machines that share the file system, may write chunk
 the atlas of the chunks and removes the directory.
 """
 
-import fcntl
 import json
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cfgen_scale.files import ASIDE, write_file, write_json
 from cfgen_scale.types import AtlasSchema, GeneratedCells, IntArray
 
 from ..aside import NO_ROOM
+from ..locks import sole_writer
+from .checksums import SUMS_FILE, read_manifest
 from .chunk_files import SUFFIX, ChunkSize, ChunkTable, encode_chunk, folder_of
 
-PLAN_FILE, LOCK_FILE, CHUNKS, ASIDE = "plan.json", "lock", "chunks", ".aside"
+PLAN_FILE, LOCK_FILE, CHUNKS, BUILDING = "plan.json", "lock", "chunks", "atlas.zarr"
 
 
 @dataclass(frozen=True)
@@ -59,24 +61,22 @@ class PartialAtlas:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the directory, made if need be, against other processes; given up when this one ends or dies.
+        """Be the only process that generates into the directory, made if need be and removed if left empty.
 
-        Raises RuntimeError if another process generates into it.
+        Raises RuntimeError if another process does, PermissionError if the directory cannot be made.
         """
-        self._chunks.mkdir(parents=True, exist_ok=True)
-        with open(self.path / LOCK_FILE, "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RuntimeError(
-                    f"another process is generating into {self.path}. Wait for it, or end it first."
-                ) from None
-            yield
+        try:
+            with sole_writer(self.path, self.path / LOCK_FILE):
+                yield
+        finally:
+            with suppress(OSError):
+                self.path.rmdir()
 
-    def begin(self, plan: dict[str, Any]) -> None:
+    def begin(self, plan: Mapping[str, Any]) -> None:
         """Write the plan, which comes before any chunk."""
+        self.path.mkdir(parents=True, exist_ok=True)
         with room_for(self.path):
-            write_aside(self.path / PLAN_FILE, json.dumps(plan, indent=1, sort_keys=True).encode())
+            write_json(self.path / PLAN_FILE, plan)
 
     def write_chunk(
         self, index: int, cells: GeneratedCells, schema: AtlasSchema, *, group: NDArray[np.int32] | int
@@ -89,8 +89,9 @@ class PartialAtlas:
         size, content = encode_chunk(index, cells, schema, group=group)
         path = self._chunks / size.file
         with room_for(self.path):
-            path.parent.mkdir(exist_ok=True)
-            write_aside(path, content)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with write_file(path) as file:
+                file.write(content)
 
     def has_chunk(self, index: int) -> bool:
         """Whether a chunk is there, and therefore whole. To know it of many, use ``chunks_there``."""
@@ -105,18 +106,20 @@ class PartialAtlas:
 
     def chunk_path(self, table: ChunkTable, index: int) -> Path:
         """Where the file of a chunk of such sizes is; nothing is looked up."""
-        return self._chunks / table.file(index)
+        return self._chunks / table.size(index).file
 
     def chunks_there(self) -> IntArray:
         """The indices of the chunks that are there, ascending."""
         return np.sort(np.array([size.index for size in self._sizes()], dtype=np.int64))
 
     def chunk_table(self, n_chunks: int) -> ChunkTable:
-        """The sizes of the chunks 0 to ``n_chunks``, from the names of their files.
+        """The sizes of the chunks 0 to ``n_chunks``, from the names of their files, or from the manifest of
+        an atlas that was finished before it lost files.
 
-        Raises FileNotFoundError naming the first that is missing, ValueError if two do not go together.
+        Raises FileNotFoundError naming the first that is missing, ValueError if two do not go together or are
+        of one index.
         """
-        sizes = {size.index: size for size in self._sizes()}
+        sizes = self._sizes_by_index()
         missing = [index for index in range(n_chunks) if index not in sizes]
         if missing:
             raise FileNotFoundError(
@@ -134,15 +137,51 @@ class PartialAtlas:
         return ChunkTable.of([sizes[index] for index in range(n_chunks)])
 
     @property
+    def was_finished(self) -> bool:
+        """Whether an atlas that had been finished and then lost files was put back here (restoring.py)."""
+        return (self.path / SUMS_FILE).is_file()
+
+    def has_work(self) -> bool:
+        """Whether there is more than a plan: a chunk, or an atlas that is being made."""
+        return next(self._sizes(), None) is not None or (self.path / BUILDING).exists()
+
+    def clear(self) -> None:
+        """Remove what is in the directory, but for its lock."""
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK_FILE:
+                path.unlink()
+
+    def remove(self) -> None:
+        """Remove the directory with all that is in it. What cannot be removed stays."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @property
     def _chunks(self) -> Path:
         return self.path / CHUNKS
 
     def _named(self, index: int) -> list[Path]:
         return list((self._chunks / folder_of(index)).glob(f"{index:06d}-*{SUFFIX}"))
 
+    def _sizes_by_index(self) -> dict[int, ChunkSize]:
+        if self.was_finished:
+            manifest = read_manifest(self.path / SUMS_FILE)
+            return dict(enumerate(map(ChunkSize.of_name, manifest.chunks)))
+        sizes: dict[int, ChunkSize] = {}
+        for size in self._sizes():
+            other = sizes.setdefault(size.index, size)
+            if other != size:
+                raise ValueError(
+                    f"{self._chunks / size.file} and {other.file} are two chunks {size.index}, "
+                    "which came out differently. Delete both and run the generation again, on machines of "
+                    "one kind."
+                )
+        return sizes
+
     def _sizes(self) -> Iterator[ChunkSize]:
-        for folder in os.scandir(self._chunks):
-            for name in os.listdir(folder):
+        for folder in os.listdir(self._chunks) if self._chunks.exists() else ():
+            for name in os.listdir(self._chunks / folder):
                 if name.endswith(SUFFIX):
                     yield ChunkSize.of_name(name)
 
@@ -160,16 +199,3 @@ def room_for(path: Path) -> Iterator[None]:
             f"{os.strerror(error.errno)}: {path} cannot grow. What was generated is kept in it: make room "
             f"and run the same again, which goes on from there",
         ) from error
-
-
-def write_aside(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to the disk and rename it."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}{ASIDE}")
-    try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """AnnData on disk, read in place: .h5ad, and AnnData-Zarr v2 and v3. Both are groups of the same arrays."""
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from scipy.sparse import csr_matrix
 from cfgen_scale.types import IntArray
 from loaders.arrays.blocks import CACHE_BYTES, UNCHUNKED_BLOCK, BlockArray
 from loaders.arrays.kept import Kept
+from loaders.layout import quick_codecs
 from loaders.stores.csr_arrays import CsrArrays, CsrCaches
 from loaders.stores.hdf5 import open_hdf5
 from loaders.stores.identity import digest_of_cells, digest_of_names
@@ -46,7 +46,7 @@ def open_zarr(
 ) -> "AnnDataStore":
     """Reader of an AnnData-Zarr v2 or v3 at a path or URL. Raises ValueError if it is none."""
     uri = path if "://" in path else str(Path(path).absolute())
-    with _quick_decoding():
+    with quick_codecs():
         try:
             group = zarr.open_group(path, mode="r")
         except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
@@ -60,14 +60,6 @@ def open_zarr(
             is_canonical=is_canonical,
             caches=caches,
         )
-
-
-def _quick_decoding() -> AbstractContextManager[object]:
-    """Arrays opened inside are decoded by zarr's fused pipeline: 3 times the rate of its default, which
-    makes coroutines for each chunk, at chunks of 32,768 numbers. A user's own choice of pipeline is kept."""
-    if "Batched" not in zarr.config.get("codec_pipeline.path"):
-        return nullcontext()
-    return zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"})
 
 
 class AnnDataStore:

@@ -17,7 +17,7 @@ from tests.tiny_model import save_tiny_model
 from tests.tree_bytes import tree_bytes
 
 CHUNKS = 5
-CHUNKS_RENAMED = 1 + CHUNKS  # the plan, the chunks
+CHUNKS_RENAMED = 2 + CHUNKS  # the plan, the model, the chunks
 RENAMES = CHUNKS_RENAMED + 1 + 2 + 1  # the layout, receipts of its two tasks, the atlas
 ROOT = Path(__file__).parents[2]
 MANY_CHUNKS = Request((Group(2000, {"cell_type": "B"}),))
@@ -64,10 +64,24 @@ def test_killed_at_any_rename_and_run_again(killed: Path, model_path: Path, when
     renamed = n - 1 if when == "before" else n
     assert out.exists() == (renamed == RENAMES)
     if partial.path.exists():
-        assert len(partial.chunks_there()) == min(max(renamed - 1, 0), CHUNKS)
+        assert len(partial.chunks_there()) == min(max(renamed - 2, 0), CHUNKS)
     generate(model_path, out)
     assert tree_bytes(out) == tree_bytes(killed / "undisturbed.zarr")
     assert not partial.path.exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_node_that_dies_takes_nothing_with_it(model_path: Path, tmp_path: Path) -> None:
+    """The atlas is what one process writes, and all workers that went on were on the node that is left."""
+    out, undisturbed = tmp_path / "atlas.zarr", tmp_path / "undisturbed.zarr"
+    trial = start("-m", "tests.faults.lose_a_node", model_path, out, RAY_AUTH_MODE="disabled")
+    output, errors = trial.communicate(timeout=280)
+    assert trial.returncode == 0, errors
+    assert "a node died with chunks under way" in output
+    generate_atlas(model_path, undisturbed, MANY_CHUNKS, chunk_cells=5, progress=False)
+    assert tree_bytes(out) == tree_bytes(undisturbed)
+    assert not PartialAtlas.beside(out).path.exists()
 
 
 @pytest.mark.ray

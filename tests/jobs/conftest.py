@@ -16,12 +16,12 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One local Ray cluster of two slots for all tests of the session that need one."""
+    """One local Ray cluster of four slots for all tests of the session that need one."""
     from jobs.cluster import cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
-        with cluster(2):
+        with cluster(4):
             yield
 
 

@@ -1,6 +1,7 @@
 """The command line: help that is there at once, errors in one line, status that tells what comes next."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -283,6 +284,11 @@ def test_a_soma_experiment_beside_the_atlas(model_path, tmp_path, capsys):
         assert f"SOMA experiment in {soma}" in capsys.readouterr().out
     with tiledbsoma.open(str(soma)) as experiment:
         assert experiment.obs.count == 30
+    shutil.rmtree(atlas)
+    other = f"generate --model {model_path} --cells 30 --seed 1 --out {atlas}"
+    assert main(other.split()) == 0
+    assert main([*other.split(), "--to", "soma"]) == 1
+    assert "atlas.soma is not the experiment of" in capsys.readouterr().err
     moved = f"generate --model {model_path} --cells 30 --out {tmp_path / 'other.zarr'} --to soma"
     soma.rename(tmp_path / "other.soma")
     assert main(moved.split()) == 1

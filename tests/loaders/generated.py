@@ -1,6 +1,6 @@
 """Generated cells, made up, and atlases of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,15 +50,19 @@ def begin_atlas(
 
 def provenance_of(chunks: Sequence[GeneratedCells]) -> dict[str, object]:
     sizes = [len(chunk.labels) for chunk in chunks]
-    groups = [{"cells": sum(sizes[i : i + 2])} for i in range(0, len(sizes), 2)]
-    return {"plan": {"request": {"groups": groups}}}
+    return {"plan": {"request": [{"cells": sum(sizes[i : i + 2])} for i in range(0, len(sizes), 2)]}}
 
 
 def write_atlas(
-    out: Path, chunks: Sequence[GeneratedCells], order: Sequence[int] = (), *, schema: AtlasSchema = SCHEMA
+    out: Path,
+    chunks: Sequence[GeneratedCells],
+    order: Sequence[int] = (),
+    *,
+    schema: AtlasSchema = SCHEMA,
+    provenance: Mapping[str, object] | None = None,
 ) -> Path:
     """The finished atlas; of latents alone if the chunks have no counts."""
     partial = begin_atlas(out, chunks, order, schema=schema)
     content = "counts" if chunks[0].counts else "latents"
-    provenance = provenance_of(chunks)
+    provenance = provenance or provenance_of(chunks)
     return finish(partial, out, n_chunks=len(chunks), schema=schema, provenance=provenance, content=content)

@@ -16,6 +16,7 @@ from jobs.generation.chunk_workers import AT_ONCE, AtlasWorker
 from jobs.generation.crew import crew_of
 from jobs.generation.plan import Plan, make_plan
 from jobs.generation.request import Group, Request
+from jobs.generation.shaping import machine_here
 from loaders.atlases.writer import PartialAtlas
 from tests.tiny_model import SCHEMA
 
@@ -34,6 +35,7 @@ def plan_of(model_path: Path, device: str = "cpu") -> Plan:
 def worker(model_path: Path, tmp_path: Path) -> Iterator[AtlasWorker]:
     partial = PartialAtlas.beside(tmp_path / "atlas.zarr")
     with partial.held():
+        partial.begin({"machine": machine_here("cpu")})
         yield AtlasWorker(model_path, plan_of(model_path), partial)
 
 
@@ -60,7 +62,7 @@ def test_the_next_chunk_is_drawn_before_the_last_is_written(
     monkeypatch.setattr(AtlasWorker, "_cells", noted)
     monkeypatch.setattr(PartialAtlas, "write_chunk", late)
     with crew_of(worker, workers=0) as crew:
-        for number, _ in enumerate(crew.run("write", worker.plan.chunks())):
+        for number, _ in enumerate(crew.write(worker.plan.chunks())):
             assert worker.partial.has_chunk(number)
     assert worker.partial.chunks_there().tolist() == list(range(CHUNKS))
     assert max(most) == AT_ONCE
@@ -79,7 +81,7 @@ def test_an_error_while_a_chunk_is_written_is_raised(
     monkeypatch.setattr(PartialAtlas, "write_chunk", full)
     done = []
     with crew_of(worker, workers=0) as crew, pytest.raises(OSError, match="No space left"):
-        done.extend(crew.run("write", worker.plan.chunks()))
+        done.extend(crew.write(worker.plan.chunks()))
     assert not worker.partial.has_chunk(2)
     assert worker.partial.chunks_there().tolist() in ([0, 1], [0, 1, 3])
 
@@ -89,7 +91,7 @@ def test_one_worker_takes_the_place_of_one_that_had_two_chunks(
     worker: AtlasWorker, ray_cluster: None
 ) -> None:
     with crew_of(worker, workers=1) as crew:
-        receipts = crew.run("write", worker.plan.chunks())
+        receipts = crew.write(worker.plan.chunks())
         first = next(receipts)
         os.kill(first.pid, signal.SIGKILL)
         rest = list(receipts)

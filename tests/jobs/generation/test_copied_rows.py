@@ -1,5 +1,6 @@
 """New cells like the rows of a table: what is copied, what is drawn, what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,13 @@ def test_same_bytes_whatever_the_table_is_called_and_other_tables_are_refused(
             {"cell_type": ["B"], "n": [0]},
             {"size_factor_columns": {"": "n"}},
             RequestError,
-            "1 of 1 rows have no number above 0 in column 'n'",
+            "1 of 1 rows have no number above 0 and up to 2.30 in column 'n'",
+        ),
+        (
+            {"cell_type": ["B", "B"], "n": [2**30, 2**30 + 1]},
+            {"size_factor_columns": {"": "n"}},
+            RequestError,
+            "1 of 2 rows have no number above 0 and up to 2.30 in column 'n'",
         ),
         (
             {"cell_type": ["B"]},
@@ -175,6 +182,20 @@ def test_a_row_that_no_training_cell_goes_with_is_refused(tmp_path: Path, model_
     path = written(table(cell_type=["B", "NK"]), tmp_path / "obs.csv")
     with pytest.raises(RequestError, match=r"a row of the table: no training cell has 'cell_type' 'NK'"):
         generate(model.save(tmp_path / "model"), tmp_path / "atlas.zarr", LikeObs(path))
+
+
+def test_a_model_told_all_attributes_or_none_is_not_told_some_of_a_row(
+    tmp_path: Path, model_path: Path
+) -> None:
+    model = CFGen.load(model_path)
+    model.config = replace(model.config, velocity=replace(model.config.velocity, attributes_told="all"))
+    model.save(tmp_path / "model")
+    some = written(table(cell_type=["B", "T"], donor=["d1", ""]), tmp_path / "some.csv")
+    with pytest.raises(RequestError, match=r"a row of the table: this model was told all attributes"):
+        generate(tmp_path / "model", tmp_path / "atlas.zarr", LikeObs(some))
+    all_or_none = written(table(cell_type=["B", ""], donor=["d1", ""]), tmp_path / "all_or_none.csv")
+    obs = anndata.read_zarr(generate(tmp_path / "model", tmp_path / "atlas.zarr", LikeObs(all_or_none))).obs
+    assert obs["donor"].isna().tolist() == [False, True]
 
 
 def test_what_is_no_table_is_refused(model_path: Path, tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ import torch
 
 from cfgen_scale.model import CFGen
 from cfgen_scale.types import SchemaError
+from jobs.generation import ray_crew
 from jobs.generation.chunk_workers import AtlasWorker, Receipt
 from jobs.generation.crew import crew_of
 from jobs.generation.generate import generate_atlas
 from jobs.generation.plan import Chunk, make_plan
 from jobs.generation.request import Group, Request, SizeFactor
+from jobs.generation.shaping import machine_here
 from loaders.atlases.assembly import read_provenance
 from loaders.atlases.check_atlas import check_atlas
 from loaders.atlases.writer import PartialAtlas
@@ -241,6 +243,88 @@ def test_an_unfinished_atlas_of_another_plan_or_version_is_refused(
         generate(model_path, out)
 
 
+def test_a_plan_without_a_chunk_binds_nobody(model_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "atlas.zarr"
+    PartialAtlas.beside(out).begin({"plan": {"seed": 7}, "versions": {}, "machine": {}})
+    generate(model_path, out)
+    assert read_provenance(out)["plan"]["seed"] == 0
+
+
+def test_a_work_directory_of_something_else_is_left_alone(model_path: Path, tmp_path: Path) -> None:
+    partial = PartialAtlas.beside(tmp_path / "atlas.zarr")
+    partial.path.mkdir()
+    (partial.path / "thesis.tex").write_text("precious")
+    with pytest.raises(FileExistsError, match="was not begun by a generation"):
+        generate(model_path, tmp_path / "atlas.zarr")
+    assert [path.name for path in partial.path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_goes_on_where_the_same_machine_draws(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "atlas.zarr"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(OSError, match="No space left"):
+            generate(model_path, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(AtlasWorker, "machine", lambda _: {**machine_here("cpu"), "instructions": "AVX2"})
+        with pytest.raises(FileExistsError, match=r"another instructions \(.* there, AVX2 asked for\)"):
+            generate(model_path, out)
+    assert generate(model_path, out).exists()
+
+
+def test_a_worker_on_another_machine_does_not_draw(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = iter(["AVX512", "AVX2"])
+    monkeypatch.setattr(AtlasWorker, "machine", lambda _: {"instructions": next(machines)})
+    with pytest.raises(RuntimeError, match="draws other cells than the one on which this atlas was begun"):
+        generate(model_path, tmp_path / "atlas.zarr")
+    assert PartialAtlas.beside(tmp_path / "atlas.zarr").chunks_there().tolist() == []
+
+
+def test_a_model_saved_anew_during_a_run_draws_nothing(
+    atlas_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out = save_tiny_model(tmp_path / "model"), tmp_path / "atlas.zarr"
+    write = AtlasWorker.write
+
+    def saving(worker: AtlasWorker, chunk: Chunk) -> Receipt:
+        if chunk.index == 1:
+            save_tiny_model(model, weights_seed=1)
+        # Each chunk by a worker of its own, which loads the model.
+        return write(AtlasWorker(worker.model_path, worker.plan, worker.partial), chunk)
+
+    monkeypatch.setattr(AtlasWorker, "write", saving)
+    assert tree_bytes(generate(model, out)) == tree_bytes(atlas_path)
+
+
+def test_a_worker_with_another_model_than_the_plans_does_not_draw(model_path: Path, tmp_path: Path) -> None:
+    plan = make_plan(REQUEST, SCHEMA, model_digest="0" * 64, ode=CFGen.load(model_path).config.ode)
+    partial = PartialAtlas.beside(tmp_path / "atlas.zarr")
+    partial.begin({"machine": machine_here("cpu")})
+    with pytest.raises(ValueError, match="this atlas is drawn by 000000000000"):
+        AtlasWorker(model_path, plan, partial).write(next(plan.chunks()))
+    assert partial.chunks_there().tolist() == []
+
+
+def test_the_registry_is_named_and_decides_nothing(
+    atlas_path: Path, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, named = tmp_path / "atlas.zarr", {"name": "pbmc", "version": 3}
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(OSError, match="No space left"):
+            generate(model_path, out, registered=named)
+    generate(model_path, out)  # what the first run said stays
+    assert read_provenance(out)["registered"] == named
+    assert generate(model_path, out, registered={}) == out
+    mine, other = tree_bytes(out), tree_bytes(atlas_path)
+    differ = {file for file in mine if mine[file] != other[file]}
+    assert {file.split("/")[0] for file in differ} == {"uns", "SHA256SUMS"}
+
+
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
@@ -305,7 +389,7 @@ def test_same_bytes_twice_on_a_gpu(model_path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_same_bytes_with_ray_workers(
     atlas_path: Path, model_path: Path, tmp_path: Path, workers: int, ray_cluster: None
 ) -> None:
@@ -320,9 +404,10 @@ def test_the_chunk_of_a_killed_worker_is_written_by_another(
     model = CFGen.load(model_path)
     plan = make_plan(REQUEST, SCHEMA, model_digest=model.digest, ode=model.config.ode, chunk_cells=20)
     partial = PartialAtlas.beside(tmp_path / "atlas.zarr")
+    partial.begin({"machine": machine_here("cpu")})
     worker = AtlasWorker(model_path, plan, partial)
     with partial.held(), crew_of(worker, workers=1) as crew:
-        receipts = crew.run("write", plan.chunks())
+        receipts = crew.write(plan.chunks())
         first = next(receipts)
         second = next(receipts)  # by now the first worker has a third chunk
         os.kill(second.pid, signal.SIGKILL)
@@ -337,9 +422,37 @@ def test_an_error_in_a_worker_is_raised_as_it_is(model_path: Path, tmp_path: Pat
     model = CFGen.load(model_path)
     plan = make_plan(REQUEST, SCHEMA, model_digest=model.digest, ode=model.config.ode)
     partial = PartialAtlas.beside(tmp_path / "atlas.zarr")
-    partial.path.write_text("nothing can be written into a file")
+    partial.begin({"machine": machine_here("cpu")})
+    (partial.path / "chunks").write_text("nothing can be written into a file")
     with (
         pytest.raises(OSError, match=r"atlas\.zarr\.partial"),
         crew_of(AtlasWorker(model_path, plan, partial), workers=1) as crew,
     ):
-        list(crew.run("write", plan.chunks()))
+        list(crew.write(plan.chunks()))
+
+
+@pytest.mark.ray
+def test_a_cluster_without_gpus_is_refused_before_anything_is_written(
+    model_path: Path, tmp_path: Path, ray_cluster: None
+) -> None:
+    with pytest.raises(ValueError, match="the Ray cluster has no GPU"):
+        generate(model_path, tmp_path / "atlas.zarr", device="cuda", workers=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ray
+def test_workers_that_the_cluster_has_no_place_for_are_told(
+    model_path: Path,
+    tmp_path: Path,
+    ray_cluster: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(ray_crew, "PATIENCE", 0.2)
+    model = CFGen.load(model_path)
+    plan = make_plan(REQUEST, SCHEMA, model_digest=model.digest, ode=model.config.ode)
+    worker = AtlasWorker(model_path, plan, PartialAtlas.beside(tmp_path / "atlas.zarr"))
+    with crew_of(worker, workers=5, progress=True) as crew:  # of whom four have a place
+        assert crew.machine() == machine_here("cpu")
+    said = capsys.readouterr().err
+    assert "of 5 workers are at work: they need a CPU each, and the Ray cluster has" in said

@@ -106,6 +106,8 @@ def test_a_category_that_is_a_number_is_its_text(tmp_path: Path) -> None:
         ("r.csv", "cells,donor\n5,d1\n", "unknown key 'donor'. Did you mean 'told:donor'"),
         ("r.csv", "cells,untold,untold\n5,,\n", "column 'untold' is there twice"),
         ("r.csv", "cells,told:donor\n5\n", "line 2: the line has another number of entries"),
+        ("r.csv", 'cells,told:donor\n5,"d1"x\n', "line 2: .*Is a quote out of place"),
+        ("r.csv", 'cells,told:donor\n5,d1\n5,"d2\n', "line 3: .*Is a quote out of place"),
         ("r.csv", "cells\nmany\n", "line 2: cells must be a whole number, not 'many'"),
         ("r.csv", "cells,guidance:donor\n5,strong\n", "guidance donor: 'strong' is not a number"),
         ("r.csv", "cells\n", "lists no group"),
@@ -134,6 +136,13 @@ def test_a_category_that_is_a_number_is_its_text(tmp_path: Path) -> None:
 def test_bad_files_are_refused(tmp_path: Path, name: str, text: str, says: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(RequestError, match=says):
+        read_request(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.yaml"])
+def test_a_file_of_another_encoding_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes("cells,told:donor\n5,Jos\u00e9\n".encode("latin-1"))
+    with pytest.raises(RequestError, match="line 2: the file is not UTF-8"):
         read_request(tmp_path / name)
 
 
@@ -177,6 +186,11 @@ def test_bad_options_are_refused(options: dict[str, list[str]], says: str) -> No
         (Group(1, guidance={"tissue": 1.0}), "no attribute 'tissue'"),
         (Group(1, size_factors={"atac": SizeFactor(8.0)}), "no modality 'atac' that has a size.*Known: rna"),
         (Group(1, size_factors={"": SizeFactor(5000.0)}), "log_mean is the natural logarithm"),
+        (
+            Group(1, size_factors={"": SizeFactor(20.8)}),
+            r"may be e\^20.8 counts a cell; the most .* is 2\^30",
+        ),
+        (Group(1, size_factors={"": SizeFactor(8.0, 2.0)}), r"log_mean 8 and log_sd 2, may be e\^21.4"),
         (Group(1, size_factors={"": SizeFactor(5.0, -1.0)}), "log_sd of at least 0"),
         (Group(1, size_factors={"": SizeFactor(float("nan"))}), "a finite log_mean"),
         (Group(1, copied=Copied("d", ("donor",))), "a table must be the only one"),

@@ -10,7 +10,7 @@ import pytest
 from cfgen_scale import CFGen
 from cfgen_scale.types import SchemaError
 from jobs.serving import ServedModel
-from jobs.tracking import TrackingError, list_models, promote, require_valid, resolve_model
+from jobs.tracking import TrackingError, find_model, list_models, promote, require_valid, resolve_model
 from tests.tiny_model import GENES
 
 
@@ -29,9 +29,11 @@ def test_a_model_is_found_by_alias_version_run_and_directory(start, save_model, 
     assert tracker.register(model, "pbmc", "champion") == 1
     digest = CFGen.load(model).digest
     for name in ("models:/pbmc@champion", "models:/pbmc/1"):
-        found = resolve_model(name, uri=mlflow_uri)
-        assert found != model
-        assert CFGen.load(found).digest == digest
+        found = find_model(name, uri=mlflow_uri)
+        assert found.path != model
+        assert found.registered == {"name": "pbmc", "version": 1}
+        assert CFGen.load(found.path).digest == digest
+    assert find_model(model).registered == {}
     assert resolve_model(run_dir) == model
     assert resolve_model(model) == model
 

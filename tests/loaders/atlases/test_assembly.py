@@ -62,7 +62,7 @@ def test_tasks_in_any_order_twice_and_at_once_make_the_same_atlas(
     assembly = assembly_of(out)
     tasks = assembly.tasks()
     assert len(tasks) == 5 + 5  # 292 cells in shards of 64, 8,717 counts in shards of 2,048
-    assert assembly.bytes == sum(task.bytes for task in tasks)
+    assert assembly.n_bytes == sum(task.n_bytes for task in tasks)
     shuffled = np.random.default_rng(0).permutation(np.repeat(np.arange(len(tasks)), 2))
     with ThreadPoolExecutor(4) as pool:
         copies = [pickle.loads(pickle.dumps((assembly, tasks[i]))) for i in shuffled]

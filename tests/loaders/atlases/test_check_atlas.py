@@ -18,7 +18,7 @@ from loaders import layout
 from loaders.atlases import check_atlas as checking
 from loaders.atlases import checked_cells
 from loaders.atlases.check_atlas import Report, check_atlas
-from loaders.atlases.checksums import digest, files_below, sums_text
+from loaders.atlases.checksums import Manifest, describe, files_below
 from tests.loaders.generated import CELL_TYPE, RNA, TWO_MODALITIES, cells_of, latents_of, write_atlas
 
 CHUNKS = [cells_of(n, seed=n, schema=TWO_MODALITIES) for n in (90, 1, 137, 64)]
@@ -119,10 +119,24 @@ def test_what_is_no_atlas_is_refused(what: str, tmp_path: Path) -> None:
         check_atlas(tmp_path / "atlas.zarr")
 
 
-def test_the_numbers_of_cells_are_those_asked_for(whole: Path) -> None:
-    report = check_atlas(whole, cells_per_group=[91, 200, 1])
-    assert kinds(report) == ["groups"]
-    assert "group 1 of the request has 201 cells, and 200 were asked for" in str(report.problems[0])
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (
+            [{"cells": 91}, {"cells": 200}, {"cells": 1}],
+            "groups: group 1 of the request has 201 cells, and 200 were asked for",
+        ),
+        (
+            {"groups": [{"cells": 91}]},
+            "provenance: the provenance does not say how many cells were asked for",
+        ),
+    ],
+)
+def test_the_numbers_of_cells_are_those_asked_for(request_: object, says: str, tmp_path: Path) -> None:
+    provenance = {"plan": {"request": request_}}
+    out = write_atlas(tmp_path / "a.zarr", CHUNKS, schema=TWO_MODALITIES, provenance=provenance)
+    (problem,) = check_atlas(out).problems
+    assert str(problem).startswith(says)
 
 
 def changed(atlas: Path, path: str, change: Callable[[np.ndarray], None]) -> None:
@@ -136,7 +150,7 @@ def changed(atlas: Path, path: str, change: Callable[[np.ndarray], None]) -> Non
 
 def sign(atlas: Path) -> None:
     files = set(files_below(atlas)) - {"SHA256SUMS"}
-    (atlas / "SHA256SUMS").write_bytes(sums_text({file: digest(atlas / file) for file in files}))
+    (atlas / "SHA256SUMS").write_bytes(Manifest({file: describe(atlas, file) for file in files}, ()).encode())
 
 
 def put(place: Any, value: Any) -> Callable[[np.ndarray], None]:

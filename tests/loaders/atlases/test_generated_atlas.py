@@ -80,7 +80,7 @@ def test_it_streams_back_into_training(atlas: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cells", [slice(0, 90), slice(90, 91), slice(80, 240), slice(0, 292)])
 def test_latents_come_back_as_they_were_drawn(cells: slice, atlas: Path) -> None:
-    read = GeneratedAtlas.open(atlas).read_latents(cells)
+    read = GeneratedAtlas.open(atlas).read_cells(cells)
     for name in ("labels", "log_size_factor", "latent"):
         drawn = np.concatenate([getattr(chunk, name) for chunk in CHUNKS])
         np.testing.assert_array_equal(getattr(read, name), drawn[cells])
@@ -97,7 +97,7 @@ def test_an_atlas_of_latents_alone(schema: AtlasSchema, tmp_path: Path) -> None:
     adata, atlas = anndata.read_zarr(out), GeneratedAtlas.open(out)
     assert adata.X is None
     assert (atlas.content, atlas.n_cells, atlas.schema) == ("latents", 228, schema)
-    both = [GeneratedAtlas.open(path).read_latents(slice(0, 228)) for path in (out, with_counts)]
+    both = [GeneratedAtlas.open(path).read_cells(slice(0, 228)) for path in (out, with_counts)]
     for name in ("labels", "log_size_factor", "latent", "group", "chunk"):
         np.testing.assert_array_equal(getattr(both[0], name), getattr(both[1], name))
     # The files that are in both are the same.

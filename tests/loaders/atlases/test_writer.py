@@ -1,4 +1,7 @@
+import errno
+import fcntl
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from scipy.sparse import csr_matrix
 from cfgen_scale.types import AtlasSchema, Covariate, GeneratedCells, Modality
 from loaders import layout
 from loaders.atlases.assembly import check_writable, read_provenance
+from loaders.atlases.checksums import read_manifest
 from loaders.atlases.chunk_files import ChunkSize, opened_chunk
 from loaders.atlases.writer import PartialAtlas
 from tests.loaders.generated import SCHEMA, TWO_MODALITIES, cells_of, write_atlas
@@ -68,15 +72,17 @@ def test_few_files_one_metadata_and_no_work_directory_are_left(tmp_path: Path) -
 
 def test_anyone_can_check_the_files(tmp_path: Path) -> None:
     out = write_atlas(tmp_path / "atlas.zarr", [cells_of(50, seed=0)])
-    named = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
-    assert named == set(tree_bytes(out)) - {"SHA256SUMS"}
+    manifest = read_manifest(out / "SHA256SUMS")
+    sizes = {file: of.bytes for file, of in manifest.files.items()}
+    assert sizes == {file: len(data) for file, data in tree_bytes(out).items() if file != "SHA256SUMS"}
+    assert [ChunkSize.of_name(name).cells for name in manifest.chunks] == [50]
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out, check=True)
 
 
 def test_provenance_is_read_back(tmp_path: Path) -> None:
     out = write_atlas(tmp_path / "atlas.zarr", [cells_of(5, seed=0)], [0])
     found = read_provenance(out)
-    assert found["plan"] == {"request": {"groups": [{"cells": 5}]}}
+    assert found["plan"] == {"request": [{"cells": 5}]}
     assert AtlasSchema.from_json(found["schema"]) == SCHEMA
 
 
@@ -131,8 +137,24 @@ def test_counts_that_do_not_fit_are_refused_and_leave_no_file(tmp_path: Path) ->
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     partial = PartialAtlas.beside(tmp_path / "atlas.zarr")
-    with partial.held(), pytest.raises(RuntimeError, match="another process is generating"), partial.held():
+    with (
+        partial.held(),
+        pytest.raises(RuntimeError, match=rf"another process \(pid {os.getpid()} on .* is writing .*partial"),
+        partial.held(),
+    ):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    partial = PartialAtlas.beside(tmp_path / "atlas.zarr")
+    with pytest.warns(RuntimeWarning, match="has no locks"), partial.held():
+        partial.begin({"plan": 1})
+    assert partial.read_plan() == {"plan": 1}
 
 
 def test_a_directory_that_is_not_ours_is_refused(tmp_path: Path) -> None:
@@ -167,3 +189,11 @@ def test_names_that_would_part_folders_are_refused() -> None:
         check_writable(AtlasSchema(SCHEMA.modalities, (Covariate("type/fine", ("a",)),)))
     with pytest.raises(ValueError, match="modality 'a/b' has a slash"):
         check_writable(AtlasSchema((Modality("a/b", "negative_binomial", ("x",)),), ()))
+
+
+def test_two_chunks_of_one_index_are_refused(tmp_path: Path) -> None:
+    partial = PartialAtlas.beside(tmp_path / "atlas.zarr")
+    for seed in (0, 1):
+        partial.write_chunk(0, cells_of(4, seed=seed), SCHEMA, group=0)
+    with pytest.raises(ValueError, match="are two chunks 0, which came out differently"):
+        partial.chunk_table(1)
