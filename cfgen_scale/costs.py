@@ -165,6 +165,16 @@ def velocity_weights(work: Work) -> int:
     return 2 * latent * width + blocks + 128 * embedding + embedding * embedding + skip
 
 
+def field_weights(work: Work) -> int:
+    """Weights of the velocity that each generated cell is taken through at each evaluation: not those by which
+    cells of one time and one type are told these, unless they are told their size factors too."""
+    config, latent = work.model.velocity, work.model.autoencoder.latent
+    if config.size_factor_told:
+        return velocity_weights(work)
+    skip = 0 if config.skip == "none" else latent * latent
+    return 2 * latent * config.width + config.blocks * 2 * config.width**2 + skip
+
+
 def parameters(work: Work) -> tuple[int, int]:
     """P of the autoencoder (with a theta a gene and biases, which are few) and of the velocity."""
     return sum(autoencoder_weights(work)) + 2 * work.genes, velocity_weights(work)
@@ -247,9 +257,9 @@ def generation(work: Work, device: Device, host: Host, evaluations: int, *, chun
     A chunk is written while the next one is drawn, by the disk and not the processor; the atlas is assembled
     when all are there. On a GPU counts are drawn too, and those above 0 alone cross the link.
     """
-    config, p = work.model.velocity, parameters(work)[1]
+    config = work.model.velocity
     passes = config.blocks * BLOCK_PASSES / 3 * config.width * FLOAT
-    field = 2 * p / device.flops + passes / device.memory_rate
+    field = 2 * field_weights(work) / device.flops + passes / device.memory_rate
     launches = (config.blocks + 2) * FIELD_KERNELS_A_BLOCK * device.launch / chunk
     decoder = 2 * autoencoder_weights(work)[1]
     busy = evaluations * max(work.conditions * field, launches) + decoder / device.flops

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -63,8 +64,22 @@ class ScalarEmbedding(nn.Module):
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
 
 
+@dataclass(frozen=True)
+class ConditionVectors:
+    """The vectors c that B cells' networks are told: the ``distinct`` ones (U, C), and which of them is each
+    cell's (B,); without ``of_cell`` every cell has its own."""
+
+    distinct: torch.Tensor
+    of_cell: torch.Tensor | None = None
+
+    def through(self, layers: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """What ``layers`` make of each cell's vector (B, width); each distinct one goes through them once."""
+        out = layers(self.distinct)
+        return out if self.of_cell is None else out[self.of_cell]
+
+
 class ConditionedBlock(nn.Module):
-    """Residual block told of the condition: (B, H), (B, C) -> (B, H) (METHOD 4).
+    """Residual block told of the condition: (B, H), c (B, C) -> (B, H) (METHOD 4).
 
     h + Linear0(SiLU(Linear(SiLU(h)) + Linear(SiLU(c)))), where Linear0 starts at zero, so that a new
     network is the identity here.
@@ -79,14 +94,14 @@ class ConditionedBlock(nn.Module):
         nn.init.zeros_(self.outward.bias)
         self.activation = nn.SiLU()
 
-    def forward(self, h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        mixed = self.inward(self.activation(h)) + self.told(self.activation(c))
+    def forward(self, h: torch.Tensor, c: ConditionVectors) -> torch.Tensor:
+        mixed = self.inward(self.activation(h)) + c.through(lambda c: self.told(self.activation(c)))
         return h + self.outward(self.activation(mixed))
 
 
 class LinearSkip(nn.Module):
     """W z, or where ``scaled_by`` is the width of the condition, each output times a number that it decides:
-    (B, D), (B, C) -> (B, D).
+    (B, D), c (B, C) -> (B, D).
 
     W starts at zero and the numbers at one. Of normal data z_1 ~ N(m, s^2) the velocity is such a multiple of
     z, (t s^2 - (1 - t)) / (t^2 s^2 + (1 - t)^2), beside what does not depend on z.
@@ -102,6 +117,6 @@ class LinearSkip(nn.Module):
             nn.init.ones_(numbers.bias)
             self.scale = nn.Sequential(nn.SiLU(), numbers)
 
-    def forward(self, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    def forward(self, z: torch.Tensor, c: ConditionVectors) -> torch.Tensor:
         straight: torch.Tensor = self.linear(z)
-        return straight if self.scale is None else straight * self.scale(c)
+        return straight if self.scale is None else straight * c.through(self.scale)

@@ -22,6 +22,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -237,6 +238,12 @@ class Condition:
         for k in attributes:
             labels[:, k] = self.labels[:, k]
         return Condition(labels, self.log_size_factor)
+
+    @cached_property
+    def distinct_labels(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The labels that occur (U, K), and which of them each cell has (B,)."""
+        labels, of_cell = self.labels.unique(dim=0, return_inverse=True)
+        return labels, of_cell
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from .layers import ConditionedBlock, LinearSkip, ScalarEmbedding
+from .layers import ConditionedBlock, ConditionVectors, LinearSkip, ScalarEmbedding
 from .types import AttributesTold, Condition
 
 
@@ -71,20 +71,24 @@ class Velocity(nn.Module):
             scaled_by = config.embedding if config.skip == "scaled" else None
             self.skip = LinearSkip(latent, scaled_by=scaled_by)
 
-    def condition_vector(self, t: torch.Tensor, condition: Condition) -> torch.Tensor:
-        """The vector c (B, C) that every block is told."""
-        c = self.time(t)
+    def condition_vectors(self, t: torch.Tensor, condition: Condition) -> ConditionVectors:
+        """The vectors c (B, C) that every block is told. Cells that share a time, an expanded one, and labels
+        share a vector, unless they are told their size factors."""
+        labels, of_cell = condition.labels, None
+        if t.stride(0) == 0 and not self.config.size_factor_told:
+            labels, of_cell = condition.distinct_labels
+        c = self.time(t[: len(labels)])
         for k, embedding in enumerate(self.attributes):
-            label = condition.labels[:, k]
+            label = labels[:, k]
             told = (label >= 0)[:, None]
             c = c + torch.where(told, embedding(label.clamp(min=0)), 0.0)
         for s, embedding in enumerate(self.size_factors):
             low, high = self.log_size_range[s]
             c = c + embedding((condition.log_size_factor[:, s] - low) / (high - low).clamp(min=1e-6))
-        return c
+        return ConditionVectors(c, of_cell)
 
     def forward(self, t: torch.Tensor, z: torch.Tensor, condition: Condition) -> torch.Tensor:
-        c = self.condition_vector(t, condition)
+        c = self.condition_vectors(t, condition)
         h = self.inward(z)
         for block in self.blocks:
             h = block(h, c)

@@ -27,7 +27,7 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
-from cfgen_scale.costs import Work, autoencoder_weights, parameters
+from cfgen_scale.costs import Work, autoencoder_weights, field_weights
 from cfgen_scale.model import CFGen
 from jobs.generation.plan import CHUNK_CELLS
 from loaders.atlases.assembly import Assembly
@@ -154,7 +154,7 @@ def _limits(model: CFGen, root: Path, out: Path, cells: int, file_bytes: int) ->
         + indices.itemsize / compress_rate(indices, gaps=True)
     )
     return {
-        "field": fields * model.config.ode.steps * per_step * 2 * parameters(work)[1] / peak,
+        "field": fields * model.config.ode.steps * per_step * 2 * field_weights(work) / peak,
         "decoder": 2 * autoencoder_weights(work)[1] / peak,
         "chunk file": file_bytes / AT_ONCE / disk_rate(root, file_bytes),
         "assembly": codec,

@@ -112,3 +112,16 @@ def learnt(skip):
 def test_a_scaled_skip_is_the_velocity_of_a_normal_distribution():
     assert learnt("scaled") < 0.01
     assert learnt("none") > 0.2
+
+
+@pytest.mark.parametrize("size_factor_told", [False, True])
+@pytest.mark.parametrize("skip", ["none", "scaled"])
+def test_cells_at_one_time_move_as_if_each_had_its_own(model_of, size_factor_told, skip):
+    """At one time what is told is computed once for each combination of labels."""
+    velocity = model_of(size_factor_told=size_factor_told, skip=skip).velocity
+    labels = torch.tensor([[0, 1], [2, -1], [0, 1], [-1, -1], [2, 0], [0, 1]])
+    told = Condition(labels, torch.linspace(3, 5, 6)[:, None])
+    z = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    at_one, each = torch.tensor(0.3).expand(6), torch.full((6,), 0.3)
+    torch.testing.assert_close(velocity(at_one, z, told), velocity(each, z, told), atol=1e-6, rtol=1e-6)
+    assert len(velocity.condition_vectors(at_one, told).distinct) == (6 if size_factor_told else 4)
