@@ -166,8 +166,8 @@ def velocity_weights(work: Work) -> int:
 
 
 def field_weights(work: Work) -> int:
-    """Weights of the velocity that each generated cell is taken through at each evaluation: not those by which
-    cells of one time and one type are told these, unless they are told their size factors too."""
+    """Weights of the velocity that each generated cell is taken through at each evaluation: not those by
+    which cells are told their time and labels, which many share, unless they are told their size factors."""
     config, latent = work.model.velocity, work.model.autoencoder.latent
     if config.size_factor_told:
         return velocity_weights(work)
@@ -271,7 +271,7 @@ def generation(work: Work, device: Device, host: Host, evaluations: int, *, chun
         0.0,
         output=chunk_file_bytes(work) / host.disk,
         assembly=raw_bytes(work) / host.compress + compressed_bytes(work) / host.disk,
-        operations=evaluations * work.conditions * 2 * p + decoder,
+        operations=evaluations * work.conditions * 2 * field_weights(work) + decoder,
     )
 
 

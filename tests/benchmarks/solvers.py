@@ -35,7 +35,7 @@ AT_ONCE = CHUNK_CELLS["cpu"]
 EXACT = OdeConfig("dopri5", tolerance=1e-5)
 SOLVERS = (
     *(OdeConfig("euler", steps=n) for n in (10, 20, 50, 100)),
-    *(OdeConfig("midpoint", steps=n) for n in (5, 10, 20, 50)),
+    *(OdeConfig("midpoint", steps=n) for n in (3, 5, 10, 20, 50)),
     *(OdeConfig("dopri5", tolerance=t) for t in (1e-3, 1e-4)),
     EXACT,
 )
