@@ -6,7 +6,8 @@
 Every solver begins at the same noise, labels and size factors, so that what differs is the solver's doing:
 ``apart`` is the root mean square distance of a cell's latent from where dopri5 at 1e-5 takes it, over the
 root mean square norm of those. W2 is the neutral conditional one of `evaluate`, beside its floor, and its
-standard deviation over seeds. ``evaluations`` are those of the field. Times are medians of --rounds
+standard deviation over seeds; AUC that of telling generated from real; variance that within classes over
+real; precision that over its floor. ``evaluations`` are those of the field. Times are medians of --rounds
 interleaved rounds on one thread, of latents alone and of whole cells (latents, decoder, draws).
 """
 
@@ -30,6 +31,7 @@ from cfgen_scale.types import GeneratedCells, IntArray
 from jobs.evaluation.evaluate import real_cells
 from jobs.generation.plan import CHUNK_CELLS
 from tests.benchmarks.measure_training import machine
+from tests.benchmarks.study_trial import figures
 
 AT_ONCE = CHUNK_CELLS["cpu"]
 EXACT = OdeConfig("dopri5", tolerance=1e-5)
@@ -101,6 +103,7 @@ def quality(model: CFGen, real: Any, label: str, cells: int, seeds: list[int]) -
         found[name(ode)] = {
             "ode": asdict(ode),
             "w2": metrics["protocols"]["neutral"]["conditional"]["w2"],
+            "figures": figures(metrics),
             "apart": max(apart(made[seed], exact[seed]) for seed in seeds),
             "evaluations": evaluations(model, chunks[seeds[0]][0][1], ode),
         }
@@ -133,12 +136,14 @@ def line(solver: str, one: dict[str, Any]) -> str:
     w2, rate = one["w2"], ""
     if "cells_per_second" in one:
         rate = f"{one['latents_per_second']:>13,.0f}{one['cells_per_second']:>11,.0f}"
-    figures = (w2["value"], w2["spread"], w2["floor"], w2["ratio"])
-    said = "".join(f"{'-' if figure is None else f'{figure:.3f}':>8}" for figure in figures)
+    also = [one["figures"][name] for name in ("auc", "variance", "precision")]
+    shown = (w2["value"], w2["spread"], w2["floor"], w2["ratio"], *also)
+    said = "".join(f"{'-' if figure is None else f'{figure:.3f}':>8}" for figure in shown)
     return f"{solver:<14}{one['evaluations']:>12}{said}{one['apart']:>10.2e}{rate}"
 
 
-HEAD = f"{'solver':<14}{'evaluations':>12}{'W2':>8}{'sd':>8}{'floor':>8}{'ratio':>8}{'apart':>10}"
+FIGURES = ("W2", "sd", "floor", "ratio", "AUC", "var.", "prec.")
+HEAD = f"{'solver':<14}{'evaluations':>12}{''.join(f'{name:>8}' for name in FIGURES)}{'apart':>10}"
 
 
 def main() -> None:
