@@ -2,9 +2,9 @@
 
 Genes are as unequal as those of the simulated atlas (simulated_atlas.py), one of them as loud as MALAT1, and
 library sizes are such that the share of non-zeros is the one asked for. The decoder has the default sizes.
-The velocity, its attributes and how it is integrated are those of a trained run: dopri5 at 1e-5 takes 20
-evaluations of a field of random weights and hundreds of a trained one, so that the time of a field that
-nobody trained says nothing.
+The velocity and its attributes are those of a trained run: dopri5 at 1e-5 takes 20 evaluations of a field of
+random weights and hundreds of a trained one, so that the time of a field that nobody trained says nothing. It
+is integrated as this version does by default.
 """
 
 from pathlib import Path
@@ -80,7 +80,7 @@ def _told(trained: CFGen | None) -> tuple[ModelConfig, tuple[Covariate, ...], La
     """Sizes, attributes and how often they occur: of a trained model, or 50 types in a long tail."""
     if trained is not None:
         shape = AutoencoderConfig(latent=trained.config.autoencoder.latent)
-        config = ModelConfig(shape, trained.config.velocity, ode=trained.config.ode)
+        config = ModelConfig(shape, trained.config.velocity)
         return config, trained.schema.covariates, trained.frequencies
     types = Covariate("cell_type", tuple(f"type {t:02d}" for t in range(TYPES)))
     cells = np.ceil(1e6 * np.arange(1, TYPES + 1) ** -TAIL).astype(int)

@@ -135,6 +135,7 @@ def test_guidance_in_an_interval_moves_cells_for_as_long():
     field = guided_field(
         lambda t, z, c: (c.labels >= 0).float().expand_as(z), told, [3.0], interval=(0.25, 0.75)
     )
-    arrived = integrate(field, Z, config=OdeConfig("midpoint", steps=20))
+    config = OdeConfig("midpoint", steps=20)
+    arrived = integrate(field, Z, config=config)
     torch.testing.assert_close(arrived, Z + 2)
-    torch.testing.assert_close(integrate(field, arrived, start=1.0, end=0.0), Z)
+    torch.testing.assert_close(integrate(field, arrived, start=1.0, end=0.0, config=config), Z)
