@@ -29,7 +29,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import anndata
 import numpy as np
 import pandas as pd
 import zarr
@@ -81,7 +80,7 @@ def create_atlas(store: str | Path | zarr.Group, name: str | None = None) -> zar
         root = zarr.create_group(store, zarr_format=3)
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     for name in ("layers", "obsm", "obsp", "uns", "varm", "varp"):
-        anndata.io.write_elem(root, name, {})
+        write_element(root, name, {})
     return root
 
 
@@ -198,13 +197,20 @@ def appender(array: Any) -> "ShardAppender | RawAppender":
     return RawAppender(array) if can_be_mapped(array) else ShardAppender(array)
 
 
-def write_frame(root: zarr.Group, name: str, frame: pd.DataFrame) -> None:
-    """Write ``obs`` or ``var``. Columns of strings should be categoricals.
+def write_element(group: zarr.Group, name: str, element: Any) -> None:
+    """Write what is no large array as anndata does.
 
     Strings are written in the form without a mask, which every anndata reads.
     """
+    import anndata  # takes a second, and those who fill arrays do without
+
     with anndata.settings.override(allow_write_nullable_strings=False):
-        anndata.io.write_elem(root, name, frame)
+        anndata.io.write_elem(group, name, element)
+
+
+def write_frame(root: zarr.Group, name: str, frame: pd.DataFrame) -> None:
+    """Write ``obs`` or ``var``. Columns of strings should be categoricals."""
+    write_element(root, name, frame)
 
 
 def write_array(group: zarr.Group, name: str, values: NDArray[Any], *, gaps: bool = False) -> None:

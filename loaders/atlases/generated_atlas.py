@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import anndata
 import numpy as np
 import zarr
 
@@ -84,8 +83,10 @@ def read_provenance(out: str | Path) -> dict[str, Any]:
 
     Raises FileExistsError if ``out`` is something other than a generated atlas.
     """
+    from anndata.io import read_elem
+
     try:
-        texts = anndata.io.read_elem(zarr.open_group(out, mode="r")["uns"])[PROVENANCE_KEY]
+        texts = read_elem(zarr.open_group(out, mode="r")["uns"])[PROVENANCE_KEY]
         return {name: json.loads(text) for name, text in texts.items()}
     except (zarr.errors.GroupNotFoundError, FileNotFoundError, KeyError, NotADirectoryError):
         raise FileExistsError(

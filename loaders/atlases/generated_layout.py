@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import anndata
 import numpy as np
 import pandas as pd
 import zarr
@@ -30,6 +29,7 @@ from ..layout import (
     create_csr,
     create_of_cells,
     write_array,
+    write_element,
     write_frame,
 )
 from .chunk_files import ChunkTable, Content
@@ -168,7 +168,7 @@ def lay_out(path: Path, schema: AtlasSchema, extent: Extent, provenance: Mapping
             _lay_out_counts(root, schema, extent, 0)
     documents = {**provenance, "schema": schema.to_json()}
     texts = {name: json.dumps(document, sort_keys=True) for name, document in documents.items()}
-    anndata.io.write_elem(root["uns"], PROVENANCE_KEY, texts)
+    write_element(cast(zarr.Group, root["uns"]), PROVENANCE_KEY, texts)
     consolidate(path)
 
 
@@ -198,7 +198,7 @@ def _lay_out_modalities(root: zarr.Group, schema: AtlasSchema, extent: Extent) -
     owners = np.repeat(np.arange(len(schema.modalities)), [len(m.features) for m in schema.modalities])
     write_frame(root, "var", _names_alone(tuple(f for m in schema.modalities for f in m.features)))
     for name in ("obsmap", "varmap"):
-        anndata.io.write_elem(root, name, {})
+        write_element(root, name, {})
     for m, modality in enumerate(schema.modalities):
         group = create_atlas(mod, modality.name)
         _lay_out_counts(group, schema, extent, m)
