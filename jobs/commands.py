@@ -143,12 +143,9 @@ def plan(options: Namespace) -> None:
 def generate(options: Namespace) -> None:
     """Draw the cells of a request into a new atlas."""
     from .generation.generate import generate_atlas
-    from .generation.soma_beside import refuse_soma, write_soma_beside
     from .tracking import find_model
 
     request = _request(options)
-    if options.to == "soma":
-        refuse_soma(options.out, latents_only=options.latents_only)
     model = find_model(options.model, uri=options.mlflow_uri)
     atlas = generate_atlas(
         model.path,
@@ -164,10 +161,9 @@ def generate(options: Namespace) -> None:
         content="latents" if options.latents_only else "counts",
         device=options.device,
         registered=model.registered,
+        to_soma=options.to == "soma",
     )
-    print(_cells_in(atlas))
-    if options.to == "soma":
-        print(f"SOMA experiment in {write_soma_beside(atlas)}")
+    _say_written(atlas, options.to)
     if options.latents_only:
         _next(f"decode {options.out} --model {options.model} --out ATLAS")
 
@@ -199,15 +195,24 @@ def decode(options: Namespace) -> None:
 
     model = find_model(options.model, uri=options.mlflow_uri)
     atlas = decode_atlas(
-        model.path, options.latents, options.out, workers=options.workers, registered=model.registered
+        model.path,
+        options.latents,
+        options.out,
+        workers=options.workers,
+        registered=model.registered,
+        to_soma=options.to == "soma",
     )
-    print(_cells_in(atlas))
+    _say_written(atlas, options.to)
 
 
-def _cells_in(atlas: Path) -> str:
+def _say_written(atlas: Path, to: str) -> None:
     from loaders.atlases.generated_atlas import cells_asked_for, read_provenance
 
-    return f"{sum(cells_asked_for(read_provenance(atlas))):,} cells in {atlas}"
+    from .generation.soma_beside import soma_of
+
+    print(f"{sum(cells_asked_for(read_provenance(atlas))):,} cells in {atlas}")
+    if to == "soma":
+        print(f"SOMA experiment in {soma_of(atlas)}")
 
 
 def check(options: Namespace) -> None:

@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .chunk_cells import decode_chunk, draw_chunk
 from .model_copy import require_model
@@ -19,7 +19,6 @@ from .shaping import machine_here
 if TYPE_CHECKING:
     from cfgen_scale.model import CFGen
     from cfgen_scale.types import GeneratedCells
-    from loaders.atlases.assembly import Assembly, Task
     from loaders.atlases.generated_atlas import GeneratedAtlas
     from loaders.atlases.writer import PartialAtlas
 
@@ -33,6 +32,23 @@ class Receipt:
 
     amount: int
     pid: int
+
+
+class ShardTask(Protocol):
+    """Something to be written of an atlas whose chunks are there."""
+
+    @property
+    def n_bytes(self) -> int:
+        """How much that is."""
+        ...
+
+
+class ShardWriter[Task](Protocol):
+    """What writes such tasks: an `Assembly` the shards of the Zarr, a `SlabWriter` the slabs of the SOMA."""
+
+    def run(self, task: Task) -> None:
+        """Write one."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -70,10 +86,10 @@ class AtlasWorker:
         self.partial.write_chunk(chunk.index, cells, self._model.schema, group=chunk.groups)
         return Receipt(chunk.cells, os.getpid())
 
-    def assemble(self, task: "Task", assembly: "Assembly") -> Receipt:
-        """Write the shards of one task; one at a time, since the compressor's settings are the process's."""
+    def assemble[Task: ShardTask](self, task: Task, writer: ShardWriter[Task]) -> Receipt:
+        """Write one task; one at a time, since the compressor's settings are the process's."""
         with self._drawing:
-            assembly.run(task)
+            writer.run(task)
         return Receipt(task.n_bytes, os.getpid())
 
     def _cells(self, chunk: Chunk) -> "GeneratedCells":

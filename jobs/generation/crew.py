@@ -8,14 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ..cluster import cluster
-from .chunk_workers import AT_ONCE, AtlasWorker, Receipt
+from .chunk_workers import AT_ONCE, AtlasWorker, Receipt, ShardTask, ShardWriter
 from .plan import Chunk
-
-if TYPE_CHECKING:
-    from loaders.atlases.assembly import Assembly, Task
 
 
 class Crew(Protocol):
@@ -34,8 +31,10 @@ class Crew(Protocol):
         """Make and write chunks."""
         ...
 
-    def assemble(self, tasks: Iterable["Task"], assembly: "Assembly") -> Iterator[Receipt]:
-        """Write the shards of tasks."""
+    def assemble[Task: ShardTask](
+        self, tasks: Iterable[Task], writer: ShardWriter[Task]
+    ) -> Iterator[Receipt]:
+        """Write shards or slabs."""
         ...
 
     def leave_gpus(self, jobs: int) -> None:
@@ -72,8 +71,10 @@ class Alone:
     def write(self, chunks: Iterable[Chunk]) -> Iterator[Receipt]:
         return self._run(self._worker.write, chunks)
 
-    def assemble(self, tasks: Iterable["Task"], assembly: "Assembly") -> Iterator[Receipt]:
-        return self._run(lambda task: self._worker.assemble(task, assembly), tasks)
+    def assemble[Task: ShardTask](
+        self, tasks: Iterable[Task], writer: ShardWriter[Task]
+    ) -> Iterator[Receipt]:
+        return self._run(lambda task: self._worker.assemble(task, writer), tasks)
 
     def leave_gpus(self, jobs: int) -> None:
         """Nothing: this process keeps what it has until it ends."""

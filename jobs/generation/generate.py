@@ -11,6 +11,7 @@ from .copied_rows import CopiedRows, LikeObs, copied_rows
 from .model_copy import MODEL_DIRECTORY, copy_model
 from .plan import Plan, make_plan
 from .request import Group, Request, RequestError
+from .soma_beside import refuse_soma
 from .write_atlas import AtlasToWrite, write_atlas
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def generate_atlas(
     content: "Content" = "counts",
     device: str = "cpu",
     registered: Mapping[str, Any] | None = None,
+    to_soma: bool = False,
     progress: bool = True,
 ) -> Path:
     """Draw the cells of ``request`` from a saved model and write them as an AnnData-Zarr v3 at ``out``.
@@ -53,6 +55,7 @@ def generate_atlas(
     content      "latents": no counts, which `decode_atlas` can draw from them later
     device       cpu or cuda (a GPU for each worker)
     registered   name and version of the model in a registry, for the provenance
+    to_soma      write a TileDB-SOMA experiment beside it as well (soma_beside.py)
 
     Raises, before anything is written: RequestError or SchemaError (request against model), ValueError
     (options), FileNotFoundError (no model, no table), FileExistsError (``out`` or its work directory belong
@@ -62,6 +65,8 @@ def generate_atlas(
 
     out = _local(out)
     ray_workers = _ray_workers(workers, use_ray, device)
+    if to_soma:
+        refuse_soma(out, latents_only=content == "latents")
     model = CFGen.load(model_path)
     with _groups_of(request, model, out) as (groups, rows):
         plan = make_plan(
@@ -77,7 +82,9 @@ def generate_atlas(
         _rehearse(model, plan, rows)
         atlas = AtlasToWrite(out, plan, model.schema, model.provenance, registered or {})
         del model  # workers have one of their own
-        return _write(atlas, Path(model_path), rows, None, workers=ray_workers, progress=progress)
+        return _write(
+            atlas, Path(model_path), rows, None, workers=ray_workers, to_soma=to_soma, progress=progress
+        )
 
 
 def decode_atlas(
@@ -88,6 +95,7 @@ def decode_atlas(
     workers: int = 1,
     use_ray: bool | None = None,
     registered: Mapping[str, Any] | None = None,
+    to_soma: bool = False,
     progress: bool = True,
 ) -> Path:
     """Draw the counts of an atlas of latents: ``out`` is what `generate_atlas` would have written at once.
@@ -103,6 +111,8 @@ def decode_atlas(
     if plan.content != "latents":
         raise ValueError(f"{latents} has its counts already.")
     ray_workers = _ray_workers(workers, use_ray, plan.device)
+    if to_soma:
+        refuse_soma(out)
     model = CFGen.load(model_path)
     if model.digest != plan.model_digest:
         raise ValueError(
@@ -112,7 +122,9 @@ def decode_atlas(
     plan = replace(plan, content="counts")
     atlas = AtlasToWrite(out, plan, model.schema, model.provenance, registered or {})
     del model
-    return _write(atlas, Path(model_path), None, latents, workers=ray_workers, progress=progress)
+    return _write(
+        atlas, Path(model_path), None, latents, workers=ray_workers, to_soma=to_soma, progress=progress
+    )
 
 
 def _write(
@@ -122,6 +134,7 @@ def _write(
     latents: Path | None,
     *,
     workers: int,
+    to_soma: bool,
     progress: bool,
 ) -> Path:
     """The atlas, with what its chunks need beside its plan: the model, and rows that are copied."""
@@ -132,7 +145,7 @@ def _write(
             rows.save(directory)
 
     worker = AtlasWorker(atlas.partial.path / MODEL_DIRECTORY, atlas.plan, atlas.partial, latents)
-    return write_atlas(atlas, worker, ray_workers=workers, progress=progress, before=before)
+    return write_atlas(atlas, worker, ray_workers=workers, progress=progress, before=before, to_soma=to_soma)
 
 
 @contextmanager

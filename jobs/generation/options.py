@@ -26,12 +26,7 @@ def generate_options(parser: ArgumentParser) -> None:
     option(
         "--latents-only", action="store_true", help="no counts: decode draws the same ones from the latents"
     )
-    option(
-        "--to",
-        choices=("zarr", "soma"),
-        default="zarr",
-        help="soma: a TileDB-SOMA experiment beside the atlas, ATLAS with .soma for .zarr, as well (zarr)",
-    )
+    _to_option(parser)
     _mlflow_option(parser)
 
 
@@ -81,12 +76,22 @@ def decode_options(parser: ArgumentParser) -> None:
     option("--model", required=True, metavar="MODEL", help="the model that generated them")
     option("--out", required=True, metavar="ATLAS", help="AnnData-Zarr to write")
     option("--workers", type=int, default=1, metavar="N", help="Ray workers (1: this process, no Ray)")
+    _to_option(parser)
     _mlflow_option(parser)
 
 
 def check_options(parser: ArgumentParser) -> None:
     """Options of ``check``."""
     parser.add_argument("atlas", metavar="ATLAS", help="a generated atlas")
+
+
+def _to_option(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--to",
+        choices=("zarr", "soma"),
+        default="zarr",
+        help="soma: a TileDB-SOMA experiment beside the atlas, ATLAS with .soma for .zarr, as well (zarr)",
+    )
 
 
 def _mlflow_option(parser: ArgumentParser) -> None:

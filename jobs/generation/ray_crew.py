@@ -3,14 +3,11 @@
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .chunk_workers import AT_ONCE, AtlasWorker, Receipt
+from .chunk_workers import AT_ONCE, AtlasWorker, Receipt, ShardTask, ShardWriter
 from .plan import Chunk
 from .progress import say
-
-if TYPE_CHECKING:
-    from loaders.atlases.assembly import Assembly, Task
 
 LOST_WORKERS = 8
 PATIENCE = 30.0  # seconds until the user is told that workers are missing
@@ -51,10 +48,12 @@ class RayCrew:
     def write(self, chunks: Iterable[Chunk]) -> Iterator[Receipt]:
         return self._run(lambda actor, chunk: actor.write.remote(chunk), chunks)
 
-    def assemble(self, tasks: Iterable["Task"], assembly: "Assembly") -> Iterator[Receipt]:
+    def assemble[Task: ShardTask](
+        self, tasks: Iterable[Task], writer: ShardWriter[Task]
+    ) -> Iterator[Receipt]:
         import ray
 
-        shared = ray.put(assembly)
+        shared = ray.put(writer)
         return self._run(lambda actor, task: actor.assemble.remote(task, shared), tasks)
 
     def dismiss(self) -> None:

@@ -4,6 +4,7 @@ import platform
 import re
 
 PACKAGES = ("cfgen-scale", "torch", "torchdyn", "numpy", "numba", "zarr", "numcodecs", "anndata")
+SHAPING = ("plan", "versions", "machine")  # documents of the provenance that decide bytes
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ goes on where the last one was stopped, and makes again what a finished atlas ha
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +13,14 @@ from .chunk_workers import AtlasWorker
 from .crew import Crew, crew_of
 from .plan import Plan, differences
 from .progress import follow, say
-from .shaping import versions
+from .shaping import SHAPING, versions
+from .soma_beside import soma_is_there, write_soma_beside
 
 if TYPE_CHECKING:
     from cfgen_scale.types import AtlasSchema, IntArray
     from loaders.atlases.assembly import Assembly
     from loaders.atlases.writer import PartialAtlas
 
-SHAPING = ("plan", "versions", "machine")  # documents of the provenance that decide bytes
 Provenance = Mapping[str, Mapping[str, Any]]
 
 
@@ -127,11 +127,13 @@ def write_atlas(
     ray_workers: int,
     progress: bool,
     before: Callable[[Path], None],
+    to_soma: bool = False,
 ) -> Path:
     """Do what is missing of an atlas and complete it; one that is finished is left as it is.
 
     ray_workers  actors; 0: this process alone
     before       puts into the work directory what the chunks need, each time
+    to_soma      then write what is missing of its TileDB-SOMA experiment (soma_beside.py)
 
     Raises FileExistsError for another atlas (`AtlasToWrite`), RuntimeError if another process is at it, and
     OSError where the disk is full: the same call goes on from there when it is not.
@@ -147,12 +149,20 @@ def write_atlas(
                 with crew_of(worker, workers=ray_workers, progress=progress) as crew:
                     provenance = atlas.begin(crew.machine())
                     before(partial.path)
-                    return _write(atlas, crew, provenance, progress)
+                    _write(atlas, crew, provenance, progress)
+                    if to_soma:
+                        write_soma_beside(atlas.out, crew, progress=progress)
+                    return atlas.out
     say(f"{atlas.out} is complete already.", progress)
+    if to_soma and not soma_is_there(atlas.out):
+        # Slabs need no GPU.
+        on_cpus = replace(worker, plan=replace(worker.plan, device="cpu"))
+        with crew_of(on_cpus, workers=ray_workers, progress=progress) as crew:
+            write_soma_beside(atlas.out, crew, progress=progress)
     return atlas.out
 
 
-def _write(atlas: AtlasToWrite, crew: Crew, provenance: Provenance, progress: bool) -> Path:
+def _write(atlas: AtlasToWrite, crew: Crew, provenance: Provenance, progress: bool) -> None:
     if atlas.partial.was_finished:
         needed: IntArray | None = _assembly(atlas, provenance).chunks_to_read()
     else:
@@ -160,7 +170,7 @@ def _write(atlas: AtlasToWrite, crew: Crew, provenance: Provenance, progress: bo
     _write_missing(crew, atlas, needed, progress)
     assembly = _assembly(atlas, provenance)
     _assemble_missing(crew, atlas.plan, assembly, progress)
-    return assembly.complete(atlas.out)
+    assembly.complete(atlas.out)
 
 
 def _assembly(atlas: AtlasToWrite, provenance: Provenance) -> "Assembly":

@@ -29,6 +29,7 @@ from .checksums import SUMS_FILE, Described, Manifest, describe, files_below, re
 from .chunk_files import ChunkTable, Content
 from .generated_atlas import read_provenance
 from .generated_layout import Extent, check_writable, lay_out
+from .receipts import Receipts, files_as_json, files_of_json
 from .writer import BUILDING, PartialAtlas, room_for
 
 __all__ = ["Assembly", "Task", "check_writable", "finish", "read_provenance"]
@@ -77,7 +78,7 @@ class Assembly:
 
     def tasks(self) -> list[Task]:
         """What is still to be done, by any workers in any order."""
-        return [task for task in self._all_tasks() if self._receipt(task) is None]
+        return [task for task in self._all_tasks() if self._receipts.read(task.name) is None]
 
     def chunks_to_read(self) -> IntArray:
         """The chunks that the tasks still to be done are made of, ascending."""
@@ -138,17 +139,20 @@ class Assembly:
 
     def forget_tasks(self) -> None:
         """Have all tasks done again."""
-        shutil.rmtree(self.partial.path / DONE, ignore_errors=True)
+        self._receipts.forget()
 
     def write_receipt(self, task: Task, files: Mapping[str, Described]) -> None:
         """Write down that a task is done, with the files that it wrote."""
-        path = self._receipt_path(task)
-        path.parent.mkdir(exist_ok=True)
-        write_json(path, _as_json(files))
+        self._receipts.write(task.name, files)
 
     def write_laid_out(self, provenance: Mapping[str, Any], files: Mapping[str, Described]) -> None:
         """Write down that the atlas is laid out, with the files of its metadata."""
-        write_json(self.partial.path / LAID_OUT, {"of": self._identity(provenance), "files": _as_json(files)})
+        laid_out = {"of": self._identity(provenance), "files": files_as_json(files)}
+        write_json(self.partial.path / LAID_OUT, laid_out)
+
+    @property
+    def _receipts(self) -> Receipts:
+        return Receipts(self.partial.path / DONE, self.building)
 
     def _root(self, mode: Literal["r", "r+"] = "r") -> zarr.Group:
         return zarr.open_group(self.building, mode=mode)
@@ -176,22 +180,11 @@ class Assembly:
         text = json.dumps([provenance, self.schema.to_json(), asdict(self.extent)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _receipt_path(self, task: Task) -> Path:
-        return self.partial.path / DONE / f"{task.name}.json"
-
-    def _receipt(self, task: Task) -> dict[str, Described] | None:
-        """The files of a task; None unless it is done and they are there."""
-        try:
-            files = _of_json(json.loads(self._receipt_path(task).read_text()))
-        except FileNotFoundError:
-            return None
-        return None if Manifest(files, ()).lost(self.building) else files
-
     def _files(self) -> dict[str, Described]:
         """Every file of the atlas. Raises RuntimeError if a task is not done."""
-        files = _of_json(json.loads((self.partial.path / LAID_OUT).read_text())["files"])
+        files = files_of_json(json.loads((self.partial.path / LAID_OUT).read_text())["files"])
         for task in self._all_tasks():
-            of_task = self._receipt(task)
+            of_task = self._receipts.read(task.name)
             if of_task is None:
                 raise RuntimeError(
                     f"the atlas in {self.partial.path} is not whole: task {task.name} is not done."
@@ -223,11 +216,3 @@ def finish(
             assembly.run(task)
             bar.update(task.n_bytes)
     return assembly.complete(out)
-
-
-def _as_json(files: Mapping[str, Described]) -> dict[str, Any]:
-    return {name: asdict(described) for name, described in files.items()}
-
-
-def _of_json(document: Mapping[str, Any]) -> dict[str, Described]:
-    return {name: Described(**described) for name, described in document.items()}

@@ -42,6 +42,11 @@ class GeneratedAtlas:
         schema = AtlasSchema.from_json(provenance.pop("schema"))
         return GeneratedAtlas(Path(path), zarr.open_group(path, mode="r"), schema, provenance)
 
+    @staticmethod
+    def at(path: Path, schema: AtlasSchema) -> "GeneratedAtlas":
+        """One that was opened before, and of which numbers alone are wanted: its provenance is not read."""
+        return GeneratedAtlas(path, zarr.open_group(path, mode="r"), schema, {})
+
     @property
     def n_cells(self) -> int:
         return int(self.array(f"obs/{NAMES}").shape[0])

@@ -1,59 +1,161 @@
-"""A finished generated atlas written once more as a TileDB-SOMA experiment, slab by slab.
+"""A finished generated atlas written once more as a TileDB-SOMA experiment, in a work directory beside it.
 
-Each slab is one write, hence one fragment, of whole tiles of TileDB-SOMA's default layout. tiledbsoma.io,
-which could convert an AnnData held in memory, is not used. The experiment is made under another name and
-renamed when it is whole.
+One process lays the experiment out. Tasks then write its slabs, in any number of workers that share the file
+system, each in bounded memory; that a task is done is written down when TileDB has committed its fragment.
+Last come the metadata and a rename. Killed at any moment, the same again writes what is missing. Cells and
+counts do not depend on workers or interruptions; the bytes do, for TileDB names fragments by the time and by
+chance. tiledbsoma.io, which could convert an AnnData held in memory, is not used.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
-from ..aside import written_aside
-from ..layout import SHARD_OF_CELLS
-from ..stores.soma_errors import first_line
-from ..stores.soma_frames import CELL_NAMES, FEATURE_NAMES, JOINID
-from ..stores.soma_slabs import SLAB_CELLS
-from ..stores.soma_store import DEFAULT_MEASUREMENT
-from ..stores.store import RNA
-from .generated_atlas import GeneratedAtlas
-from .generated_layout import LATENT_KEY, PROVENANCE_KEY, counts_path, obs_frame
+from cfgen_scale.files import ASIDE, flush, write_json
 
-COUNTS_AT_ONCE = 2**22
-LAYER = "counts"
+from .checksums import SUMS_FILE, Described, describe, digest, files_below
+from .generated_atlas import GeneratedAtlas
+from .generated_layout import PROVENANCE_KEY
+from .receipts import files_as_json, files_of_json
+from .soma_layout import lay_out_experiment
+from .soma_slab_writer import BUILDING, DONE, SlabWriter, tiledb_in_one_line
+from .soma_tasks import SomaTask, all_soma_tasks
+from .writer import LOCK_FILE, PartialAtlas, room_for
+
+LAID_OUT = "laid_out.json"
+
+
+@dataclass(frozen=True)
+class SomaAssembly:
+    """The experiment being made in the work directory ``partial``, and the writer of its slabs, which is all
+    that workers need; see `SomaAssembly.of`."""
+
+    partial: PartialAtlas
+    writer: SlabWriter
+    all_tasks: tuple[SomaTask, ...]
+
+    @staticmethod
+    def of(atlas: str | Path, out: str | Path) -> "SomaAssembly":
+        """Lay out the experiment of ``atlas`` that is to lie at ``out``, unless that was done before.
+
+        One process does this, the one that holds the work directory (``PartialAtlas.beside(out).held()``).
+        Raises FileNotFoundError or FileExistsError for what is no finished generated atlas, ValueError for
+        one without counts, FileExistsError if the work directory is that of another atlas, or of something
+        else; OSError if the disk is full.
+        """
+        source = opened_with_counts(atlas)
+        partial, tasks = PartialAtlas.beside(Path(out).absolute()), tuple(all_soma_tasks(source))
+        identity, found = _identity(source, tasks), _laid_out(partial)
+        if found and found["of"] != identity:
+            raise FileExistsError(
+                f"{partial.path} holds an unfinished experiment of another atlas than {atlas} is now, or one "
+                "that another version began. Delete that directory, and run the same again."
+            )
+        # So long ago that no slab is written as of a time that is still to come.
+        begun = found["begun"] if found else time.time_ns() // 10**6 - len(tasks) - 2
+        writer = SlabWriter(source.path, source.schema, partial.path, begun)
+        assembly = SomaAssembly(partial, writer, tasks)
+        if not found or not all((writer.building / file).is_file() for file in found["files"]):
+            assembly._lay_out(source, identity)
+        return assembly
+
+    @property
+    def n_cells(self) -> int:
+        return max(task.end for task in self.all_tasks)
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all slabs, about, before they are compressed."""
+        return sum(task.n_bytes for task in self.all_tasks)
+
+    def tasks(self) -> list[SomaTask]:
+        """What is still to be done, by any workers in any order (``writer.run``)."""
+        return [task for task in self.all_tasks if self.writer.receipts.read(task.name) is None]
+
+    def complete(self, out: str | Path) -> Path:
+        """Put the finished experiment in its place ``out``, then remove the work directory.
+
+        Raises RuntimeError if a task is not done.
+        """
+        out = Path(out).absolute()
+        files = self._files()
+        with tiledb_in_one_line(self.partial.path), room_for(self.partial.path):
+            _remove_others(self.writer.building, files)
+            self._write_provenance()
+            os.rename(self.writer.building, out)
+            flush(out.parent)
+        self.partial.remove()
+        return out
+
+    def _lay_out(self, source: GeneratedAtlas, identity: str) -> None:
+        laid_out, building = self.partial.path / LAID_OUT, self.writer.building
+        laid_out.unlink(missing_ok=True)
+        shutil.rmtree(building, ignore_errors=True)
+        self.writer.receipts.forget()
+        with tiledb_in_one_line(self.partial.path), room_for(self.partial.path):
+            lay_out_experiment(source, str(building), self.writer.begun)
+            files = {file: describe(building, file) for file in sorted(files_below(building))}
+            begun = self.writer.begun
+            write_json(laid_out, {"of": identity, "begun": begun, "files": files_as_json(files)})
+
+    def _files(self) -> dict[str, Described]:
+        """Every file of the experiment but for its provenance. Raises RuntimeError if a task is not done."""
+        files = files_of_json(json.loads((self.partial.path / LAID_OUT).read_text())["files"])
+        for task in self.all_tasks:
+            of_task = self.writer.receipts.read(task.name)
+            if of_task is None:
+                raise RuntimeError(
+                    f"the experiment in {self.partial.path} is not whole: task {task.name} is not done."
+                )
+            files |= of_task
+        return files
+
+    def _write_provenance(self) -> None:
+        import tiledbsoma
+
+        source = GeneratedAtlas.open(self.writer.atlas)
+        after_all = self.writer.begun + len(self.all_tasks) + 1
+        documents = {**source.provenance, "schema": source.schema.to_json()}
+        uri = str(self.writer.building)
+        with tiledbsoma.Experiment.open(uri, "w", tiledb_timestamp=after_all) as experiment:
+            for name, document in documents.items():
+                experiment.metadata[f"{PROVENANCE_KEY}.{name}"] = json.dumps(document, sort_keys=True)
 
 
 def write_soma(atlas: str | Path, out: str | Path, *, progress: bool = False) -> Path:
-    """Write the generated atlas ``atlas`` as a TileDB-SOMA experiment at ``out``.
+    """Write the generated atlas ``atlas`` as a TileDB-SOMA experiment at ``out`` in this process.
 
-    obs and var are as in the atlas, joinids are places from 0; a measurement for each modality ("RNA" for
-    "rna") holds its counts in X["counts"]; the first also the latents in obsm["X_cfgen"]; the provenance is
-    metadata of the experiment. Memory is some 0.5 GB beside the libraries. Raises
-    FileNotFoundError or FileExistsError for what is no generated atlas, ValueError for one without counts,
-    FileExistsError if there is something at ``out``, OSError if the disk is full; nothing is left at ``out``
-    then.
+    What it holds: see atlases/soma_layout.py. Raises what `SomaAssembly` raises, FileExistsError if there is
+    something at ``out``, RuntimeError if another process is at it. Stopped, the same call goes on from there.
     """
-    source, out = GeneratedAtlas.open(atlas), Path(out).absolute()
+    out = Path(out).absolute()
+    opened_with_counts(atlas)
+    with PartialAtlas.beside(out).held():
+        if out.exists():
+            raise FileExistsError(f"{out} exists. Choose another path, or delete it first.")
+        assembly = SomaAssembly.of(atlas, out)
+        for task in tqdm(assembly.tasks(), desc="SOMA", unit=" slabs", disable=not progress):
+            assembly.writer.run(task)
+        return assembly.complete(out)
+
+
+def opened_with_counts(atlas: str | Path) -> GeneratedAtlas:
+    """A generated atlas. Raises ValueError for one of latents, and as `GeneratedAtlas.open`."""
+    source = GeneratedAtlas.open(Path(atlas).absolute())
     if source.content == "latents":
         raise ValueError(f"{atlas} holds latents and no counts. Decode it first: cfgen-scale decode.")
-    if out.exists():
-        raise FileExistsError(f"{out} exists. Choose another path, or delete it first.")
-    with written_aside(out, to_make_room="the atlas itself stays as it is") as partial:
-        # TileDB makes the directory itself.
-        partial.rmdir()
-        with _said_clearly(out):
-            _write_experiment(source, str(partial), progress)
-    return out
+    return source
 
 
 def read_soma_provenance(experiment: str | Path) -> dict[str, Any]:
-    """The provenance that `write_soma` wrote, and the schema; {} of an experiment that it did not write.
+    """The provenance that was written with an experiment, and the schema; {} of one that is none of ours.
 
     Raises FileExistsError if there is something else at that path.
     """
@@ -69,116 +171,27 @@ def read_soma_provenance(experiment: str | Path) -> dict[str, Any]:
     return {name.removeprefix(f"{PROVENANCE_KEY}."): json.loads(text) for name, text in texts.items()}
 
 
-@contextmanager
-def _said_clearly(out: Path) -> Iterator[None]:
-    """Errors of TileDB, a full disk among them, as an OSError of one line."""
-    import tiledbsoma
-
-    try:
-        yield
-    except tiledbsoma.SOMAError as error:
-        raise OSError(
-            f"{out} could not be written: {first_line(error)} What was begun was removed; the atlas itself "
-            f"stays as it is. Run the same again when that is mended."
-        ) from error
+def _identity(source: GeneratedAtlas, tasks: tuple[SomaTask, ...]) -> str:
+    """Of an atlas by the digests of its files, and of how it is parted into tasks."""
+    text = json.dumps([digest(source.path / SUMS_FILE), [asdict(task) for task in tasks]], sort_keys=True)
+    return sha256(text.encode()).hexdigest()
 
 
-def _write_experiment(source: GeneratedAtlas, uri: str, progress: bool) -> None:
-    import tiledbsoma
-
-    with tiledbsoma.Experiment.create(uri) as experiment:
-        for name, document in {**source.provenance, "schema": source.schema.to_json()}.items():
-            experiment.metadata[f"{PROVENANCE_KEY}.{name}"] = json.dumps(document, sort_keys=True)
-        _write_obs(source, experiment, progress)
-        measurements = experiment.add_new_collection("ms")
-        for m, modality in enumerate(source.schema.modalities):
-            name = DEFAULT_MEASUREMENT if modality.name == RNA else modality.name
-            measurement = measurements.add_new_collection(name, tiledbsoma.Measurement)
-            features = pd.DataFrame({FEATURE_NAMES[0]: list(modality.features)})
-            _add_frame(measurement, "var", len(features), [features])
-            _write_counts(source, measurement.add_new_collection("X"), m, progress)
-            if m == 0:
-                _write_latents(source, measurement.add_new_collection("obsm"))
+def _laid_out(partial: PartialAtlas) -> dict[str, Any] | None:
+    """What was written down of the experiment in the work directory; None if nothing was begun there."""
+    if (partial.path / LAID_OUT).is_file():
+        document: dict[str, Any] = json.loads((partial.path / LAID_OUT).read_text())
+        return document
+    found = set(os.listdir(partial.path)) if partial.path.exists() else set()
+    if any(name not in (LOCK_FILE, BUILDING, DONE) and not name.endswith(ASIDE) for name in found):
+        raise FileExistsError(f"{partial.path} exists and was not begun as a SOMA experiment. Move it away.")
+    return None
 
 
-def _write_obs(source: GeneratedAtlas, experiment: Any, progress: bool) -> None:
-    slabs = tqdm(_slabs(source.n_cells, SHARD_OF_CELLS), desc="obs", unit=" slabs", disable=not progress)
-    _add_frame(experiment, "obs", source.n_cells, (_obs_of(source, begin, end) for begin, end in slabs))
-
-
-def _obs_of(source: GeneratedAtlas, begin: int, end: int) -> pd.DataFrame:
-    frame = obs_frame(source.read_cells(slice(begin, end)), source.schema, source.n_cells)
-    frame.insert(0, CELL_NAMES[0], frame.index.to_numpy(dtype=object))
-    return frame
-
-
-def _add_frame(
-    parent: Any, name: str, n_rows: int, slabs: Iterator[pd.DataFrame] | list[pd.DataFrame]
-) -> None:
-    """A SOMADataFrame of ``n_rows`` rows that come in slabs."""
-    import tiledbsoma
-
-    uri, created, first = f"{parent.uri}/{name}", False, 0
-    for slab in slabs:
-        table = _arrow(slab, first)
-        first += len(slab)
-        if not created:
-            # Created and written at two times: at one, TileDB may lose the categories.
-            domain = [[0, n_rows - 1]]
-            tiledbsoma.DataFrame.create(uri, schema=table.schema, domain=domain).close()
-            created = True
-        with tiledbsoma.DataFrame.open(uri, "w") as frame:
-            frame.write(table)
-    parent.set(name, tiledbsoma.DataFrame.open(uri), use_relative_uri=True)
-
-
-def _arrow(frame: pd.DataFrame, first: int) -> Any:
-    """A table of a slab's columns behind its joinids, as one batch: a batch is a fragment."""
-    import pyarrow as pa
-
-    columns = {JOINID: pa.array(np.arange(first, first + len(frame), dtype=np.int64))}
-    for name in map(str, frame):
-        column = frame[name]
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            codes = column.cat.codes.to_numpy().astype(np.int32)
-            categories = pa.array(list(column.cat.categories), pa.large_string())
-            columns[name] = pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), categories)
-        elif column.dtype == object or isinstance(column.dtype, pd.StringDtype):
-            columns[name] = pa.array(column.tolist(), pa.large_string())
-        else:
-            columns[name] = pa.array(column.to_numpy())
-    return pa.table(columns)
-
-
-def _write_counts(source: GeneratedAtlas, matrices: Any, m: int, progress: bool) -> None:
-    import pyarrow as pa
-
-    path, shape = counts_path(source.schema, m), (source.n_cells, len(source.schema.modalities[m].features))
-    data, indices, indptr = (source.array(f"{path}/{name}") for name in ("data", "indices", "indptr"))
-    layer = matrices.add_new_sparse_ndarray(LAYER, type=pa.from_numpy_dtype(data.dtype), shape=shape)
-    a_tile = max(int(data.shape[0]) * SLAB_CELLS // source.n_cells, 1)
-    cells_at_once = SLAB_CELLS * max(COUNTS_AT_ONCE // a_tile, 1)
-    name = source.schema.modalities[m].name
-    with tqdm(total=source.n_cells, unit=" cells", desc=f"counts of {name}", disable=not progress) as bar:
-        for begin, end in _slabs(source.n_cells, cells_at_once):
-            pointers = indptr[begin : end + 1].astype(np.int64)
-            counts = slice(int(pointers[0]), int(pointers[-1]))
-            if counts.start < counts.stop:
-                rows = np.repeat(np.arange(begin, end), np.diff(pointers))
-                columns = indices[counts].astype(np.int64)
-                layer.write(pa.table({"soma_dim_0": rows, "soma_dim_1": columns, "soma_data": data[counts]}))
-            bar.update(end - begin)
-
-
-def _write_latents(source: GeneratedAtlas, arrays: Any) -> None:
-    import pyarrow as pa
-
-    latent = source.array(f"obsm/{LATENT_KEY}")
-    stored = arrays.add_new_dense_ndarray(LATENT_KEY, type=pa.float32(), shape=tuple(latent.shape))
-    for begin, end in _slabs(source.n_cells, SHARD_OF_CELLS):
-        values = np.ascontiguousarray(latent[begin:end])
-        stored.write((slice(begin, end - 1), slice(None)), pa.Tensor.from_numpy(values))
-
-
-def _slabs(n_cells: int, cells_at_once: int) -> list[tuple[int, int]]:
-    return [(begin, min(begin + cells_at_once, n_cells)) for begin in range(0, n_cells, cells_at_once)]
+def _remove_others(building: Path, files: dict[str, Described]) -> None:
+    """Remove what killed workers left: fragments that were torn, or that were written twice."""
+    for stray in set(files_below(building)) - set(files):
+        (building / stray).unlink()
+    for fragment in building.rglob("__fragments/*"):
+        if not any(fragment.iterdir()):
+            fragment.rmdir()

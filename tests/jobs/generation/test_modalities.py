@@ -18,7 +18,7 @@ from jobs.generation.generate import decode_atlas, generate_atlas
 from jobs.generation.plan import Chunk
 from jobs.generation.request import Group, Request, SizeFactor
 from jobs.generation.request_sources import request_from_options
-from jobs.generation.soma_beside import write_soma_beside
+from jobs.generation.soma_beside import soma_of
 from loaders.atlases.check_atlas import check_atlas
 from loaders.preparation.prepare import prepare
 from loaders.preparation.prepared import Prepared
@@ -124,9 +124,11 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.parametrize("form", ["zarr", "soma"])
-def test_it_streams_back_into_training(atlas: Path, schema: AtlasSchema, tmp_path: Path, form: str) -> None:
+def test_it_streams_back_into_training(
+    atlas: Path, model: Path, schema: AtlasSchema, tmp_path: Path, form: str
+) -> None:
     """Counts and labels of every cell, of every modality with its likelihood, from either form."""
-    source = write_soma_beside(atlas) if form == "soma" else atlas
+    source = soma_of(generate(model, schema, atlas, to_soma=True)) if form == "soma" else atlas
     others = schema.modalities[1:]
     prepare(
         source,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiledbsoma
 
-from loaders.atlases import soma_writer
+from loaders.atlases import soma_slab_writer, soma_tasks
 from loaders.atlases.soma_writer import write_soma
 from loaders.stores.opening import open_store
 from tests.loaders.generated import (
@@ -36,8 +36,8 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def experiment(atlas: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(soma_writer, "COUNTS_AT_ONCE", 1_000)
-        patch.setattr(soma_writer, "SHARD_OF_CELLS", 2_048)
+        patch.setattr(soma_tasks, "COUNTS_AT_ONCE", 1_000)
+        patch.setattr(soma_tasks, "CELLS_AT_ONCE", 2_048)
         return write_soma(atlas, atlas.with_name("atlas.soma"))
 
 
@@ -87,17 +87,17 @@ def test_a_slab_is_a_fragment(experiment: Path) -> None:
     assert set(fragments.values()) == {3}  # 4,237 cells in slabs of 2,048
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(
+def test_a_full_disk_is_said_and_what_was_written_is_kept(
     atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(soma_writer, "_write_latents", full)
-        with pytest.raises(OSError, match=r"No space left .*\(the atlas itself stays as it is\)"):
+        patch.setattr(soma_slab_writer, "_write_latents", full)
+        with pytest.raises(OSError, match=r"No space left .*atlas\.soma\.partial cannot grow"):
             write_soma(atlas, tmp_path / "atlas.soma")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["atlas.soma.partial"]
     write_soma(atlas, tmp_path / "atlas.soma")
     assert [path.name for path in tmp_path.iterdir()] == ["atlas.soma"]
 
@@ -106,12 +106,11 @@ def test_what_tiledb_says_is_one_line(atlas: Path, tmp_path: Path, monkeypatch: 
     def fails(*_: Any) -> None:
         raise tiledbsoma.SOMAError("Cannot write: No space left on device\nAt:\n  somewhere")
 
-    monkeypatch.setattr(soma_writer, "_write_latents", fails)
+    monkeypatch.setattr(soma_slab_writer, "_write_latents", fails)
     with pytest.raises(
-        OSError, match=r"atlas.soma could not be written: .*No space left on device\. What was"
+        OSError, match=r"partial cannot be written: .*No space left on device\. What was written is kept"
     ):
         write_soma(atlas, tmp_path / "atlas.soma")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_written_is_refused(atlas: Path, tmp_path: Path) -> None:
