@@ -23,8 +23,7 @@ ROOT = Path(__file__).parents[2]
 # A prepare that says when it is writing, then waits to be told to go on.
 SLOW = """
 import sys
-import loaders
-module = sys.modules["loaders.preparation.prepare"]
+from loaders.preparation import prepare as module
 source, out = sys.argv[1:]
 write = module.write_prepared
 def waiting(*args, **options):
