@@ -87,7 +87,7 @@ _PARTS = {"train": ("train", "validation"), "test": ("test",)}
 
 
 def cells_of(prepared: Prepared, split: str, modality: str) -> AnnData:
-    """"train" (validation cells among them) or "test" cells, counts as the modality's likelihood has them."""
+    """ "train" (validation cells among them) or "test" cells, counts as the modality's likelihood has them."""
     return anndata.concat([prepared.to_anndata(part, modality) for part in _PARTS[split]], merge="same")
 
 

@@ -56,7 +56,7 @@ class Peer:
 
 
 PEERS = {
-    "independent": Peer("independent features", (RNA, ATAC), fit_independent, apart=False),
+    "independent": Peer("independent NB, Bernoulli", (RNA, ATAC), fit_independent, apart=False),
     "scvi": Peer("scVI", (RNA,), fit_scvi),
     "peakvi": Peer("PeakVI", (ATAC,), fit_peakvi),
     "multivi": Peer("MultiVI", (RNA, ATAC), fit_multivi, joint=True),

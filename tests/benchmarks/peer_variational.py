@@ -1,9 +1,9 @@
 """scVI, MultiVI and PeakVI of scvi-tools, trained with the class as batch, and what they generate.
 
 All three have a standard normal prior on z and a decoder that is told the class. Cells are drawn from the
-prior predictive, as the paper's comparison does (METHOD 7): z ~ N(0, I), decoded under the class, counts drawn
-from the likelihood. Nothing of a real cell but its depth goes in; the posterior predictive would hand the
-peers an encoding of each training cell and measure reconstruction. Depth is that of training cells:
+prior predictive, as in the paper's comparison: z ~ N(0, I), decoded under the class, counts drawn from the
+likelihood. Nothing of a real cell but its depth goes in; the posterior predictive would hand the peers an
+encoding of each training cell and measure reconstruction. Depth is that of training cells:
 
 scVI             library size from the LogNormal fitted to the training cells of the class, scVI's own prior
 PeakVI, MultiVI  have no prior on depth: the factors inferred for a training cell of the class, drawn at
@@ -46,7 +46,9 @@ def fit_scvi(train: Mapping[str, AnnData], seed: int) -> Fitted:
         return {RNA: model.module.generative(z, depth, classes)["px"].sample()}
 
     totals = np.log(np.asarray(cells.X.sum(axis=1), dtype=np.float64))
-    return _fitted(model, cells, decode, lambda told, rng: log_normal_depth(totals, _classes(cells), told, rng))
+    return _fitted(
+        model, cells, decode, lambda told, rng: log_normal_depth(totals, _classes(cells), told, rng)
+    )
 
 
 def fit_peakvi(train: Mapping[str, AnnData], seed: int) -> Fitted:
@@ -95,7 +97,10 @@ def fit_multivi(train: Mapping[str, AnnData], seed: int) -> Fitted:
 def log_normal_depth(
     log_totals: np.ndarray, of_training: Labels, told: Labels, rng: np.random.Generator
 ) -> np.ndarray:
-    """Log library sizes (n, 1) for cells of the classes ``told``: normal, by maximum likelihood on each class."""
+    """Log library sizes (n, 1) of cells of classes ``told``: normal, by maximum likelihood on each class.
+
+    ``log_totals`` (N,) are the training cells'.
+    """
     depth = np.empty((len(told), 1))
     for name in np.unique(told):
         of_class, wanted = log_totals[of_training == name], told == name
