@@ -87,7 +87,7 @@ _PARTS = {"train": ("train", "validation"), "test": ("test",)}
 
 
 def cells_of(prepared: Prepared, split: str, modality: str) -> AnnData:
-    """ "train" (validation cells among them) or "test" cells, counts as the modality's likelihood has them."""
+    """Cells of "train" (validation cells among them) or of "test", counts as their likelihood has them."""
     return anndata.concat([prepared.to_anndata(part, modality) for part in _PARTS[split]], merge="same")
 
 
@@ -134,7 +134,7 @@ def _without(data: PeerData, source: Path, copy: Path) -> Path:
 
 
 def told_classes(of_training: Labels, rng: np.random.Generator) -> Labels:
-    """Classes of the cells to generate: those of the training cells, DRAWN_PER_TRAINING_CELL times, shuffled."""
+    """Classes of cells to generate: DRAWN_PER_TRAINING_CELL times those of the training cells, shuffled."""
     return rng.permutation(np.tile(of_training, DRAWN_PER_TRAINING_CELL))
 
 

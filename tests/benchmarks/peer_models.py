@@ -1,8 +1,8 @@
 r"""Peers on the same split: scVI, for two modalities MultiVI and PeakVI, and features drawn independently.
 
     CFGEN_SCALE_DATA=/path/to/data python -m tests.benchmarks.peer_models --out runs/peer-models \
-        --peer-python runs/peer-models-venv/bin/python [--datasets pbmc3k snareseq] [--peers independent scvi] \
-        [--ours "this system=runs/ours/{dataset}-{seed}.zarr"]
+        --peer-python runs/peer-models-venv/bin/python [--datasets pbmc3k snareseq] \
+        [--peers independent scvi] [--ours "this system=runs/ours/{dataset}-{seed}.zarr"]
 
 `make peer-models` makes the environment of scvi-tools and runs all. Each peer is trained anew with each of
 three seeds on all cells but the test cells (a part of which it holds out for itself), and generates cells
@@ -37,19 +37,21 @@ from tests.benchmarks.peer_training import PEERS, RUN
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (0, 1, 2)
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 DATASET, SEED, MODALITY = "{dataset}", "{seed}", "{modality}"
 
 
-def made_by(name: str, cells: Path, out: Path, seed: int, peer_python: Path) -> Path:
+def made_by(name: str, cells: Path, out: Path, seed: int, asked: argparse.Namespace) -> Path:
     """The folder with what a peer generates with ``seed``; trained unless it is there."""
     folder = out / f"{name}-{seed}"
     if (folder / RUN).exists():
         return folder
-    python = peer_python if PEERS[name].apart else sys.executable
-    asked = ["--peer", name, "--cells", str(cells.absolute()), "--seed", str(seed)]
-    command = [str(python), "-m", "tests.benchmarks.peer_training", *asked, "--out", str(folder.absolute())]
+    python = asked.peer_python.absolute() if PEERS[name].apart else sys.executable
+    command = [str(python), "-m", "tests.benchmarks.peer_training", "--peer", name, "--seed", str(seed)]
+    command += ["--cells", str(cells.absolute()), "--out", str(folder.absolute())]
+    threads = dict.fromkeys(THREADS, str(asked.threads))
     print(f"{out.name}: {PEERS[name].title}, seed {seed}", file=sys.stderr, flush=True)
-    subprocess.run(command, cwd=ROOT, check=True)
+    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | threads)
     return folder
 
 
@@ -70,7 +72,7 @@ def lines(data: PeerData, cells: Path, out: Path, asked: argparse.Namespace) -> 
         modelled = PEERS[name].models(data.modalities)
         if not modelled:
             continue
-        folders = [made_by(name, cells, out, seed, asked.peer_python) for seed in asked.seeds]
+        folders = [made_by(name, cells, out, seed, asked) for seed in asked.seeds]
         runs = [json.loads((folder / RUN).read_text()) for folder in folders]
         for modality in modelled:
             sets = [folder / f"{modality}.h5ad" for folder in folders]
@@ -114,6 +116,7 @@ def options() -> argparse.ArgumentParser:
     option("--seeds", nargs="+", type=int, default=list(SEEDS))
     option("--out", type=Path, default=Path("runs/peer-models"))
     option("--peer-python", type=Path, default=Path(sys.executable), help="that has scvi-tools")
+    option("--threads", type=int, default=os.cpu_count(), help="of a training (all)")
     option("--ours", nargs="+", type=titled_path, default=[], metavar="NAME=PATH", help="atlases to add")
     return parser
 

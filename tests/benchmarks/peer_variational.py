@@ -109,7 +109,10 @@ def log_normal_depth(
 
 
 def _train(model: Any, **how: Any) -> None:
+    """Train ``model``. Raises RuntimeError where it was interrupted, which the package lets pass."""
     model.train(enable_progress_bar=False, **how)
+    if model.trainer.interrupted:
+        raise RuntimeError("the training was interrupted: run the same command again.")
     model.module.eval()
 
 
