@@ -88,7 +88,10 @@ _PARTS = {"train": ("train", "validation"), "test": ("test",)}
 
 def cells_of(prepared: Prepared, split: str, modality: str) -> AnnData:
     """Cells of "train" (validation cells among them) or of "test", counts as their likelihood has them."""
-    return anndata.concat([prepared.to_anndata(part, modality) for part in _PARTS[split]], merge="same")
+    parts = _PARTS[split]
+    cells = anndata.concat([prepared.to_anndata(part, modality) for part in parts], merge="same")
+    # in the order of the source, so that its halves are those of an evaluation of the source itself
+    return cells[np.argsort(np.concatenate([prepared.rows(part) for part in parts]))].copy()
 
 
 def write_cells(file: Path, cells: AnnData) -> None:

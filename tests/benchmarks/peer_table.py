@@ -25,7 +25,7 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Line:
-    """A model of the table: its metrics, and what run.json says of each seed; none of sets that were given."""
+    """A model of the table: its metrics, and what run.json says of each seed; none of a set given."""
 
     title: str
     metrics: Metrics
