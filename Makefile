@@ -12,7 +12,7 @@ LOCK := infra/requirements.lock
 PYTHON ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null \
 	|| { p="$$(pyenv prefix 3.12 2>/dev/null)/bin/python"; [ -x "$$p" ] && echo "$$p"; })
 
-.PHONY: setup demo test test-all lint format bench bench-peers bench-loaders bench-training bench-scaling bench-gpu bench-generation trials lock clean
+.PHONY: setup demo test test-all lint format bench bench-peers bench-loaders bench-training bench-scaling bench-gpu bench-generation peer-models trials lock clean
 
 setup: $(VENV)/.complete
 
@@ -82,6 +82,15 @@ trials: demo
 # Beside what the lock pins, which stays as it is.
 bench-peers: setup
 	$(BIN)/uv pip install --python $(BIN)/python --constraint $(LOCK) --editable '.[bench]'
+
+# scVI, MultiVI, PeakVI and a baseline on the same split; scvi-tools in an environment of its own, which has
+# what else is pinned. PEER_OPTIONS="--datasets pbmc3k --peers independent scvi" for a first look.
+PEER_VENV := runs/peer-models-venv
+
+peer-models: setup
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(PEER_VENV)
+	$(BIN)/uv pip install --python $(PEER_VENV)/bin/python --constraint $(LOCK) --editable '.[peer-models]'
+	$(BIN)/python -m tests.benchmarks.peer_models --peer-python $(PEER_VENV)/bin/python $(PEER_OPTIONS)
 
 # Exact pins for every platform; no address of any index may stand in the lock.
 lock: setup
