@@ -163,7 +163,7 @@ def wait_for(out: Path, chunks: int, generation: Generation) -> None:
     """Return when there are so many chunks, or the atlas is there, or generation has ended."""
     until = time.monotonic() + PATIENCE
     while generation.poll() is None and time.monotonic() < until and not out.exists():
-        with suppress(FileNotFoundError):  # renamed or removed while we look
+        with suppress(FileNotFoundError, FileExistsError):  # renamed, or removed in part, while we look
             if chunks_of(out) >= chunks:
                 return
         time.sleep(0.002)
