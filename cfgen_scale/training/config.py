@@ -128,7 +128,11 @@ class FlowStageConfig(StageConfig):
 
 
 def _autoencoder_stage() -> AutoencoderStageConfig:
-    return AutoencoderStageConfig(cells=2_000_000, batch_cells=256, learning_rate=1e-3, patience=5)
+    """Without dropout and noise it knows its cells by heart, and their latents spread wider than those of
+    others (the rows "ae-..." of tests/benchmarks/study_rows.py)."""
+    return AutoencoderStageConfig(
+        cells=2_000_000, batch_cells=256, learning_rate=1e-3, patience=5, dropout=0.2, latent_noise=1.0
+    )
 
 
 def _flow_stage() -> FlowStageConfig:

@@ -50,6 +50,7 @@ COLUMNS: dict[str, tuple[str, float | None]] = {
     "precision": ("precision", None),
     "recall": ("recall", None),
     "markers": ("markers r", None),
+    "latent_spread": ("latents", None),
 }
 Result = dict[str, Any]
 

@@ -57,6 +57,7 @@ DATA_SETS = {
     )
 }
 
+NO_DROPOUT, NO_NOISE = "autoencoder.dropout=0", "autoencoder.latent_noise=0"
 OPTIMAL_TRANSPORT = "flow.pairing=optimal_transport"
 SIZES_PER_TYPE, SIZE_TOLD = "model.size_factors_by={label}", "model.velocity.size_factor_told=true"
 LINEAR_SKIP, SCALED_SKIP = "model.velocity.skip=linear", "model.velocity.skip=scaled"
@@ -100,12 +101,13 @@ ROWS = {
         Row("latent-32", "a smaller latent", ("model.autoencoder.latent=32",)),
         Row("latent-100", "a larger latent", ("model.autoencoder.latent=100",)),
         Row("ae-decaying-rate", "a learning rate that decays", ("autoencoder.decay=cosine",)),
-        Row("ae-dropout-0.1", "dropout", ("autoencoder.dropout=0.1",)),
-        Row("ae-dropout-0.3", "stronger dropout", ("autoencoder.dropout=0.3",)),
-        Row("ae-thinning-0.3", "fewer molecules heard", ("autoencoder.thinning=0.3",)),
-        Row("ae-thinning-0.7", "far fewer molecules heard", ("autoencoder.thinning=0.7",)),
-        Row("ae-latent-noise-0.1", "noise on the latent", ("autoencoder.latent_noise=0.1",)),
-        Row("ae-latent-noise-0.3", "more noise on the latent", ("autoencoder.latent_noise=0.3",)),
+        Row("ae-plain", "nothing disturbed, as the reference", (NO_DROPOUT, NO_NOISE)),
+        Row("ae-noise-alone", "no dropout", (NO_DROPOUT,)),
+        Row("ae-dropout-alone", "no noise on the latent", (NO_NOISE,)),
+        Row("ae-dropout-0.4", "stronger dropout", ("autoencoder.dropout=0.4",)),
+        Row("ae-latent-noise-0.5", "less noise on the latent", ("autoencoder.latent_noise=0.5",)),
+        Row("ae-latent-noise-2", "more noise on the latent", ("autoencoder.latent_noise=2",)),
+        Row("ae-thinning-0.9", "fewer molecules heard", ("autoencoder.thinning=0.9",)),
         Row("input-normalised", "library size unheard", ("model.autoencoder.encoder_input=normalised",)),
         Row("input-expressed", "expressed genes heard", ("model.autoencoder.encoder_input=expressed",)),
         Row("theta-per-type", "dispersion of each type", ("model.autoencoder.theta_by={label}",)),
@@ -121,6 +123,7 @@ ROWS = {
         Row("ema-500k", "a longer average", ("flow.ema_half_life_cells=500000",)),
         Row("flow-6m", "three times the flow's budget", ("flow.cells=6000000",)),
         Row("flow-1m", "half the flow's budget", ("flow.cells=1000000",)),
+        Row("flow-patience", "early stopping of the flow", ("flow.patience=20",)),
         Row("flow-decay-1e-2", "weight decay of the flow", ("flow.weight_decay=1e-2",)),
         Row("times-logit-normal", "the middle of the path more often", (LOGIT_NORMAL,)),
         Row(

@@ -8,13 +8,16 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy.sparse import csr_matrix
 
 from cfgen_scale.evaluation import EvaluationSettings, evaluate
 from cfgen_scale.model import CFGen
@@ -104,6 +107,19 @@ def figures(metrics: dict[str, Any]) -> dict[str, float | None]:
     }
 
 
+def latent_spread(model: CFGen, some: AnnData, others: AnnData, label: str) -> float | None:
+    """Variance of latents within the large classes, of some cells over that of others: 1 where the encoder
+    treats both alike, more where it knows ``some`` by heart. None without a large class."""
+    latents = [model.encode([csr_matrix(cells.X, dtype=np.float32)]).numpy() for cells in (some, others)]
+    classes = [cells.obs[label].astype(str).to_numpy() for cells in (some, others)]
+    large = [name for name, n in Counter(classes[1]).items() if n >= LARGE_CLASS and name != "nan"]
+    within = [
+        sum(z[of_class == name].var(0, ddof=1).sum() for name in large)
+        for z, of_class in zip(latents, classes, strict=True)
+    ]
+    return float(within[0] / within[1]) if large else None
+
+
 def validation_losses(run: Path) -> dict[str, float]:
     """The lowest validation loss of each stage."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -129,6 +145,7 @@ def trial(
     trained = time.monotonic() - began
     real, held_out = prepared.to_anndata("train"), prepared.to_anndata(split)
     told = held_out.obs[data.label].dropna().astype(str)
+    spread = latent_spread(CFGen.load(model_path), real, held_out, data.label)
     for row in rows:
         made, free = drawn(CFGen.load(model_path), data.label, list(told), row, seed)
         metrics = evaluate(
@@ -146,7 +163,7 @@ def trial(
             "digest": row.digest(common),
             "seed": seed,
             "split": split,
-            "figures": figures(metrics) | validation_losses(run),
+            "figures": figures(metrics) | {"latent_spread": spread} | validation_losses(run),
             "cells": {"train": real.n_obs, "held_out": held_out.n_obs},
             "training_seconds": round(trained, 1),
             "settings": [*common, *row.for_label(data.label)],

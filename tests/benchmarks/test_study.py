@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from cfgen_scale.model import CFGen
 from jobs.config import load_config
 from tests.benchmarks.study import Book, Trial, chosen_rows, key_of, missing_trials, read_results, table
 from tests.benchmarks.study_rows import ROWS, Row, row_from_json
+from tests.benchmarks.study_trial import LARGE_CLASS, latent_spread
+from tests.tiny_model import save_tiny_model
 
 WIDE, GUIDED, DEFAULT = ROWS["width-512"], ROWS["guidance-2"], ROWS["default"]
 
@@ -96,3 +99,12 @@ def test_rows_are_chosen_by_name_or_given() -> None:
     assert [row.name for row in chosen_rows(["ot"], [["mine", "seed=3"]])] == ["ot", "mine"]
     with pytest.raises(SystemExit, match="no row nothing"):
         chosen_rows(["nothing"], [])
+
+
+def test_latents_spread_as_far_as_the_cells_differ(tmp_path: Path) -> None:
+    """Of cells each of which comes twice, as far; without a large class nothing is said."""
+    model = CFGen.load(save_tiny_model(tmp_path / "model"))
+    cells = model.generate(4 * LARGE_CLASS)
+    twice = cells[[*range(cells.n_obs)] * 2]
+    assert latent_spread(model, twice, cells, "cell_type") == pytest.approx(1, rel=0.02)
+    assert latent_spread(model, cells, cells[:10], "cell_type") is None
