@@ -60,7 +60,7 @@ def _one_of(path: Path, group: Any, modality: str | None) -> AnnData:
     """One modality of an open group of several, with the obs columns of the root."""
     from anndata.io import read_elem
 
-    known = ", ".join(repr(str(name)) for name in group[MODALITIES])
+    known = ", ".join(sorted(repr(str(name)) for name in group[MODALITIES]))
     if modality is None or modality not in group[MODALITIES]:
         asked = "name one" if modality is None else f"there is no {modality!r}"
         raise ModalityError(f"{path} holds several modalities ({known}): {asked} (--modality).")
