@@ -242,6 +242,8 @@ class Condition:
     @cached_property
     def distinct_labels(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The labels that occur (U, K), and which of them each cell has (B,)."""
+        if not self.labels.shape[1]:  # without attributes all cells are alike
+            return self.labels[:1], torch.zeros(len(self), dtype=torch.int64, device=self.labels.device)
         labels, of_cell = self.labels.unique(dim=0, return_inverse=True)
         return labels, of_cell
 

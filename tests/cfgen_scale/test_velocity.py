@@ -125,3 +125,17 @@ def test_cells_at_one_time_move_as_if_each_had_its_own(model_of, size_factor_tol
     at_one, each = torch.tensor(0.3).expand(6), torch.full((6,), 0.3)
     torch.testing.assert_close(velocity(at_one, z, told), velocity(each, z, told), atol=1e-6, rtol=1e-6)
     assert len(velocity.condition_vectors(at_one, told).distinct) == (6 if size_factor_told else 4)
+
+
+@pytest.mark.parametrize("cells", [1, 6])
+def test_cells_without_attributes_at_one_time(cells):
+    velocity = Velocity(
+        VelocityConfig(width=8, blocks=1, embedding=8),
+        latent=5,
+        n_categories=(),
+        log_size_range=torch.ones(1, 2),
+    )
+    told = Condition(torch.zeros(cells, 0, dtype=torch.int64), torch.zeros(cells, 1))
+    z, t = torch.randn(cells, 5, generator=torch.Generator().manual_seed(1)), torch.tensor(0.3)
+    at_one, each = velocity(t.expand(cells), z, told), velocity(torch.full((cells,), 0.3), z, told)
+    torch.testing.assert_close(at_one, each, atol=1e-6, rtol=1e-6)
