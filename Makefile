@@ -94,7 +94,7 @@ peer-models: setup
 
 # Exact pins for every platform; no address of any index may stand in the lock.
 lock: setup
-	$(BIN)/uv pip compile --universal --python $(BIN)/python --no-emit-index-url --no-annotate --no-header \
+	$(BIN)/uv pip compile --universal --python $(BIN)/python --no-annotate --no-header \
 		--extra dev pyproject.toml --output-file $(LOCK)
 
 clean:

@@ -1,10 +1,24 @@
 """All that a TileDB-SOMA experiment says, to be compared: its bytes tell when and where it was written."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tiledbsoma
+
+from loaders.atlases import soma_tasks
+
+
+@contextmanager
+def small_slabs() -> Iterator[None]:
+    """Slabs of one tile of cells, so that small atlases have several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(soma_tasks, "COUNTS_AT_ONCE", 1_000)
+        patch.setattr(soma_tasks, "CELLS_AT_ONCE", 2_048)
+        yield
 
 
 def soma_contents(experiment: Path) -> dict[str, Any]:

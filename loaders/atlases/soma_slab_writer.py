@@ -64,7 +64,8 @@ class SlabWriter:
             before = self._fragments(task)
             self._write(task, GeneratedAtlas.at(self.atlas, self.schema))
             new = sorted(self._fragments(task) - before)
-            assert new or not task.n_bytes, f"TileDB did not commit {task.name}"
+            if task.n_bytes and not new:
+                raise RuntimeError(f"TileDB did not commit {task.name} below {self.building}.")
             self.receipts.write(task.name, self._files_of(task, new[:1]))
 
     def _write(self, task: SomaTask, source: GeneratedAtlas) -> None:

@@ -16,12 +16,11 @@ from jobs.generation.generate import decode_atlas, generate_atlas
 from jobs.generation.plan import make_plan
 from jobs.generation.request import Group, Request
 from jobs.generation.soma_beside import soma_of
-from loaders.atlases import soma_tasks
 from loaders.atlases.soma_slab_writer import SlabWriter
 from loaders.atlases.soma_tasks import SomaTask
 from loaders.atlases.soma_writer import SomaAssembly
 from loaders.atlases.writer import PartialAtlas
-from tests.soma_contents import fragments_of, soma_contents
+from tests.soma_contents import fragments_of, small_slabs, soma_contents
 from tests.tiny_model import SCHEMA
 from tests.tree_bytes import tree_bytes
 
@@ -32,9 +31,7 @@ SLABS = {"obs": 3, "ms/RNA/obsm/X_cfgen": 3, "ms/RNA/X/counts": 3}
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_slabs() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(soma_tasks, "COUNTS_AT_ONCE", 1_000)
-        patch.setattr(soma_tasks, "CELLS_AT_ONCE", 2_048)
+    with small_slabs():
         yield
 
 

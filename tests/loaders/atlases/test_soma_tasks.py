@@ -21,7 +21,7 @@ from loaders.atlases.soma_writer import SomaAssembly, write_soma
 from loaders.atlases.writer import PartialAtlas
 from loaders.stores.opening import open_store
 from tests.loaders.generated import CELL_TYPE, PROTEIN, cells_of, write_atlas
-from tests.soma_contents import fragments_of, soma_contents
+from tests.soma_contents import fragments_of, small_slabs, soma_contents
 
 # Three tiles of 2,048 features and, of each, three of as many cells.
 GENES = tuple(f"gene_{i}" for i in range(4_300))
@@ -33,9 +33,7 @@ VARS = {"ms/RNA/var": 1, "ms/protein/var": 1}
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_slabs() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(soma_tasks, "COUNTS_AT_ONCE", 1_000)
-        patch.setattr(soma_tasks, "CELLS_AT_ONCE", 2_048)
+    with small_slabs():
         yield
 
 
