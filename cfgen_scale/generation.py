@@ -38,10 +38,14 @@ def draw_latents(
         log_l = model.size_factors.sample(told, model.schema, draws)
     else:
         log_l = torch.from_numpy(np.ascontiguousarray(log_size_factor, dtype=np.float32))
-    noise = draws.normal("noise", positions, model.config.autoencoder.latent)
+    beside = model.sizes_beside
+    noise = draws.normal("noise", positions, beside.width)
     condition = Condition(told.to(model.device), log_l.to(model.device))
-    white = model.transport(noise.to(model.device), condition, guidance=guidance, ode=ode)
-    return GeneratedCells((), told.numpy(), log_l.numpy(), white.cpu().numpy())
+    state = model.transport(noise.to(model.device), condition, guidance=guidance, ode=ode)
+    white, of_flow = beside.part(state)
+    if beside.n_sizes and log_size_factor is None:
+        log_l = of_flow.cpu()
+    return GeneratedCells((), told.numpy(), log_l.numpy(), white.contiguous().cpu().numpy())
 
 
 @torch.no_grad()

@@ -54,9 +54,11 @@ def impute(
         condition = Condition(told[rows], log_seen[rows])
         white = model.encode([c[rows] for c in counts])
         if through_flow:
-            noise = model.transport(white, condition, guidance=guidance, backwards=True, ode=ode)
+            state = model.sizes_beside.join(white, condition.log_size_factor)
+            noise = model.transport(state, condition, guidance=guidance, backwards=True, ode=ode)
             step = torch.randn(noise.shape, generator=generator(seed, "imputation", first)).to(noise.device)
-            white = model.transport(noise + sigma * step, condition, guidance=guidance, ode=ode)
+            state = model.transport(noise + sigma * step, condition, guidance=guidance, ode=ode)
+            white, _ = model.sizes_beside.part(state)
         log_whole = condition.log_size_factor - float(np.log(kept_share))
         decoded = model.autoencoder.decode(model.whitening.colour(white), log_whole, condition.labels)
         yield rows, [parameters[0].exp().cpu().numpy() for parameters in decoded]

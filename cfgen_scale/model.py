@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,29 +21,45 @@ from .guidance import guided_field
 from .labels import LabelFrequencies
 from .ode import OdeConfig, integrate
 from .size_factors import SizeFactors
+from .sizes_beside import SizesBeside
 from .types import AtlasSchema, Condition, GeneratedCells, IntArray, Modality, SchemaError
 from .velocity import Velocity, VelocityConfig
 from .whitening import Whitening, WhiteningKind
 
-FORMAT = 2
+FORMAT = 3
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
+SizeFactorsKind = Literal["flow", "log_normal"]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """What a CFGen is made of.
 
-    size_factors_by   attribute whose levels have a library-size distribution each, or several, whose joint
-                      levels have (see SizeFactors), or None
+    size_factors      how library sizes are drawn: by the "flow", together with the latent, p(z, l | y), so
+                      that they suit the cell and all that is told of it; or "log_normal", p(l) or p(l | c)
+                      beside p(z | y) (paper Eq. 5 and Sec. 4.1)
+    size_factors_by   of "log_normal": attribute whose levels have a distribution each, or several, whose
+                      joint levels have (see SizeFactors), or None
     ode               how the flow is integrated unless a call says otherwise
     whitening         how latents are given the scale of the noise (see `Whitening`)
     """
 
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     velocity: VelocityConfig = field(default_factory=VelocityConfig)
+    size_factors: SizeFactorsKind = "flow"
     size_factors_by: str | tuple[str, ...] | None = None
     ode: OdeConfig = field(default_factory=OdeConfig)
     whitening: WhiteningKind = "full"
+
+    def __post_init__(self) -> None:
+        if self.size_factors == "flow":
+            told = "velocity.size_factor_told" if self.velocity.size_factor_told else ""
+            if contrary := "size_factors_by" if self.size_factors_by else told:
+                raise ValueError(
+                    f"{contrary} is for library sizes that are drawn before the latent: set "
+                    "size_factors=log_normal with it, or leave it out; the flow draws sizes that suit all "
+                    "that is told of a cell."
+                )
 
 
 class CFGen(nn.Module):
@@ -69,9 +85,11 @@ class CFGen(nn.Module):
         n_cells = int(frequencies.cells.sum())
         self.autoencoder = Autoencoder(config.autoencoder, schema, feature_totals, n_cells=n_cells)
         self.whitening = Whitening(config.autoencoder.latent, config.whitening)
+        n_sizes = len(schema.counted) if config.size_factors == "flow" else 0
+        self.sizes_beside = SizesBeside(config.autoencoder.latent, n_sizes)
         self.velocity = Velocity(
             config.velocity,
-            latent=config.autoencoder.latent,
+            latent=self.sizes_beside.width,
             n_categories=[len(c.categories) for c in schema.covariates],
             log_size_range=size_factors.log_range,
         )
@@ -133,7 +151,11 @@ class CFGen(nn.Module):
         backwards: bool = False,
         ode: OdeConfig | None = None,
     ) -> torch.Tensor:
-        """Follow the guided field from noise to whitened latents, or backwards: (B, D) -> (B, D)."""
+        """Follow the guided field from noise to states of the flow, or backwards: (B, D + S) -> (B, D + S).
+
+        ``model.sizes_beside`` makes states of whitened latents and library sizes, and parts them; where sizes
+        are log-normal, S is 0 and states are whitened latents.
+        """
         start, end = (1.0, 0.0) if backwards else (0.0, 1.0)
         told, ode = self.config.velocity.attributes_told, ode or self.config.ode
         interval = (ode.guide_from, ode.guide_to)
@@ -187,9 +209,8 @@ class CFGen(nn.Module):
         and a cell's place among the B.
 
         guidance          weight of each attribute (K,)
-        log_size_factor   (B, S) to use instead of drawing them
-
-        Size factors come from the level of ``size_factors_by`` where told.
+        log_size_factor   (B, S) to use instead of those that the model draws; latents are not drawn anew
+                          for them unless the flow is told sizes
         """
         return draw_latents(
             self, labels, guidance=guidance, seed=seed, index=index, ode=ode, log_size_factor=log_size_factor

@@ -72,23 +72,25 @@ class Whitening(nn.Module):
         return z @ self.from_white + self.mean
 
 
-def mean_and_covariance(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (D,) and unbiased covariance (D, D) of z (N, D), float64; not finite where z is not, or N < 2.
+def mean_and_covariance(*columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (D,) and unbiased covariance (D, D) of the ``columns`` side by side, (N, d) each, of D in all;
+    float64; not finite where they are not, or N < 2.
 
     A chunk at a time about its own mean, and the two parts joined (Chan, Golub and LeVeque 1983,
     doi:10.1080/00031305.1983.10483115): no digits are lost where the mean is far from zero.
     """
-    n_features = z.shape[1]
-    mean = torch.zeros(n_features, dtype=torch.float64, device=z.device)
-    scatter = torch.zeros(n_features, n_features, dtype=torch.float64, device=z.device)
-    for some in _chunks(len(z)):
-        part = z[some].double()
+    n, device = len(columns[0]), columns[0].device
+    n_features = sum(some.shape[1] for some in columns)
+    mean = torch.zeros(n_features, dtype=torch.float64, device=device)
+    scatter = torch.zeros(n_features, n_features, dtype=torch.float64, device=device)
+    for some in _chunks(n):
+        part = torch.cat([z[some].double().to(device) for z in columns], dim=1)
         centre = part.mean(0)
         part, shift = part - centre, centre - mean
         before, together = some.start, some.stop
         scatter += part.T @ part + torch.outer(shift, shift) * (before * len(part) / together)
         mean += shift * (len(part) / together)
-    return mean, scatter / (len(z) - 1) if len(z) > 1 else torch.full_like(scatter, torch.nan)
+    return mean, scatter / (n - 1) if n > 1 else torch.full_like(scatter, torch.nan)
 
 
 def _chunks(n: int) -> Iterator[slice]:

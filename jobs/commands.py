@@ -94,6 +94,7 @@ def train(options: Namespace) -> None:
         options.stages,
         data=options.data,
         run=options.run,
+        autoencoder_of=options.autoencoder_of,
         config_file=options.config,
         overrides=options.overrides,
         workers=options.workers,

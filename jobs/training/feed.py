@@ -66,10 +66,10 @@ def autoencoder_cells(prepared: Prepared, config: TrainConfig, accelerator: "Acc
 def flow_cells(
     latents: AtlasLatents, model: CFGen, prepared: Prepared, config: TrainConfig, accelerator: "Accelerator"
 ) -> Cells:
-    """Global batches of whitened latents, all held in memory; each worker trains on its own positions."""
+    """Global batches of what the flow moves, all held in memory; each worker trains on its own positions."""
     rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-    train = _resident(prepared, "train", model.whitening.whiten(latents.training).to(device))
-    held_out = _resident(prepared, "validation", model.whitening.whiten(latents.validation).to(device))
+    train = _resident(prepared, "train", model, latents.training, device)
+    held_out = _resident(prepared, "validation", model, latents.validation, device)
     # Latents lie in memory, where random rows cost nothing.
     order = Order(len(train), config.flow.batch_cells, config.seed)
     clock = WaitClock()
@@ -112,8 +112,8 @@ class WaitClock:
 
 @dataclass(frozen=True)
 class ResidentLatents:
-    """The whitened latents of one split (n, D) with their conditions, in the memory of the device, and the
-    rows (n,) of their cells in the prepared atlas."""
+    """What the flow moves of one split (n, D + S) with its conditions, in the memory of the device, and the
+    rows (n,) of the cells in the prepared atlas."""
 
     latent: torch.Tensor
     condition: Condition = field(repr=False)
@@ -139,8 +139,15 @@ class ResidentLatents:
         return LatentBatch(self.latent[chosen], condition, mine, self.rows[places[positions]], cells_seen)
 
 
-def _resident(prepared: Prepared, split: str, latent: torch.Tensor) -> ResidentLatents:
+def log_sizes(prepared: Prepared, split: str) -> torch.Tensor:
+    """Logarithms of the library sizes (n, S) float32 of the cells of a split."""
+    return torch.from_numpy(np.log(prepared.totals(prepared.rows(split))).astype(np.float32))
+
+
+def _resident(
+    prepared: Prepared, split: str, model: CFGen, latent: torch.Tensor, device: torch.device
+) -> ResidentLatents:
     rows = prepared.rows(split)
-    labels = torch.from_numpy(prepared.labels(rows)).to(latent.device)
-    log_l = torch.from_numpy(np.log(prepared.totals(rows)).astype(np.float32)).to(latent.device)
-    return ResidentLatents(latent, Condition(labels, log_l), rows)
+    labels = torch.from_numpy(prepared.labels(rows)).to(device)
+    white, log_l = model.whitening.whiten(latent).to(device), log_sizes(prepared, split).to(device)
+    return ResidentLatents(model.sizes_beside.join(white, log_l), Condition(labels, log_l), rows)

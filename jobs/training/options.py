@@ -17,6 +17,9 @@ def train_options(parser: ArgumentParser) -> None:
     option("--run", required=True, help="directory of the run")
     option("--config", metavar="FILE", help="YAML file of configuration")
     option(
+        "--autoencoder-of", metavar="RUN", help="take the trained autoencoder of another run like this one"
+    )
+    option(
         "--workers",
         default="1",
         metavar="N|MIN:MAX",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import ConfigError, load_config
 from ..device import device_here, training_on
+from .adoption import adopt_autoencoder, require_same_autoencoder
 from .machines import Machines, checked_machines
 from .run_directory import STAGES, RunDirectory, open_run, sole_trainer
 from .workers import Workers
@@ -26,6 +27,7 @@ def train(
     *,
     data: Path | str,
     run: Path | str,
+    autoencoder_of: Path | str | None = None,
     config_file: Path | str | None = None,
     overrides: Sequence[str] = (),
     workers: Workers | int | str = 1,
@@ -42,6 +44,8 @@ def train(
 ) -> Path:
     """Train on a prepared atlas; the same call again resumes. Returns the run directory.
 
+    autoencoder_of  another run, on the same cells with the same configuration of the autoencoder: its trained
+                  autoencoder is copied, where this run has none yet
     workers       Ray Train workers, or a range such as "1:4": as many as the cluster has room for, now
                   and later. 0 trains in this process without Ray. Under torchrun or accelerate launch that is
                   each of their processes: ``torchrun --nproc-per-node 8 -m -- jobs.cli train ...
@@ -81,9 +85,13 @@ def train(
         # The first process keeps the books and looks what is done: this one waits for it where they meet.
         _train_here(RunDirectory(run), names, launched, machines)
         return run
-    _require_order(stages, RunDirectory(run), register_as)
+    if autoencoder_of is not None:
+        require_same_autoencoder(Path(autoencoder_of), config, prepared.arrangement)
+    _require_order(stages, RunDirectory(run if autoencoder_of is None else Path(autoencoder_of)), register_as)
     directory = open_run(run, config=asdict(config), data=data, data_digest=prepared.arrangement)
     with sole_trainer(directory), _watched(directory, prepared, mlflow_uri, experiment) as tracker:
+        if autoencoder_of is not None:
+            adopt_autoencoder(directory, Path(autoencoder_of))
         _train_missing(directory, names, launched, machines)
     _record(directory, tracker, register_as, alias)
     return run

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from cfgen_scale.files import flush
 from cfgen_scale.labels import LabelFrequencies
@@ -24,7 +25,7 @@ from ..memory import reuse_memory
 from .agreement import GROUP_PATIENCE, first_says, wait_for
 from .books import Books, BooksOnDisk
 from .encode import AtlasLatents, encode_atlas
-from .feed import autoencoder_cells, flow_cells
+from .feed import autoencoder_cells, flow_cells, log_sizes
 from .run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -197,7 +198,8 @@ class _Trainer:
         if not first_says(self.run.finished("flow")):
             stage = FlowStage(model.velocity, self.config.flow)
             cells = flow_cells(latents, model, self.prepared, self.config, self.accelerator)
-            self._fit(stage, cells, latents=latents.key, whitening=self.config.model.whitening)
+            made_of = {"whitening": self.config.model.whitening, "sizes": self.config.model.size_factors}
+            self._fit(stage, cells, latents=latents.key, **made_of)
         self._load(model.velocity, "flow")
 
     def save(self, model: CFGen) -> None:
@@ -208,19 +210,23 @@ class _Trainer:
             model.save(self.run.model)
 
     def _whiten(self, model: CFGen, latents: AtlasLatents) -> None:
-        """Fit the whitening on one worker, once: the signs of its axes depend on the machine's LAPACK, and
-        every worker, now and on resume, must see the same latents."""
+        """Fit the maps to what the flow moves on one worker, once: the signs of axes depend on the machine's
+        LAPACK, and every worker, now and on resume, must see the same latents."""
         from accelerate.utils import broadcast
         from safetensors.torch import load_file
 
+        maps = nn.ModuleDict({"whitening": model.whitening, "sizes": model.sizes_beside})
         if self.accelerator.is_main_process:
-            kept = self.run.latents / f"whitening-{latents.key[:16]}.safetensors"
+            kinds = f"{self.config.model.whitening}-{self.config.model.size_factors}"
+            kept = self.run.latents / f"whitening-{kinds}-{latents.key[:16]}.safetensors"
             if kept.exists():
-                model.whitening.load_state_dict(load_file(kept))
+                maps.load_state_dict(load_file(kept))
             else:
                 model.whitening.fit(latents.training)
-                save_tensors(model.whitening.state_dict(), kept, guard=self.guard)
-        model.whitening.load_state_dict(broadcast(dict(model.whitening.state_dict())))
+                sizes = log_sizes(self.prepared, "train")
+                model.sizes_beside.fit(model.whitening, latents.training, sizes)
+                save_tensors(maps.state_dict(), kept, guard=self.guard)
+        maps.load_state_dict(broadcast(dict(maps.state_dict())))
 
     def _fit(self, stage: Stage[Any], cells: Cells, **made_of: str) -> None:
         """Train a stage, or go on with it where its checkpoints were made of the same data and of this."""

@@ -22,7 +22,6 @@ import numpy as np
 
 SEEDS = (0, 1, 2)
 CELLS, CELLS_UNCONDITIONAL = 4000, 1500
-SETTINGS = ("model.size_factors_by=cell_type",)
 # METHOD 7: the reference implementation (theislab/CFGen) on this split, measured with the same yardstick.
 REFERENCE = {
     ("neutral", "conditional"): 8.85,
@@ -108,7 +107,7 @@ def main() -> None:
     prepared, model = out / "prepared", out / "run"
     asked = ("--test", str(test), "--label", "cell_type", "--min-cells-per-gene", "0")
     run("prepare", str(train), *asked, "--out", str(prepared))
-    settings = (*SETTINGS, *options.set)
+    settings = tuple(options.set)
     workers = ("--workers", str(options.workers))
     seconds = run("train", "all", *settings, "--data", str(prepared), "--run", str(model), *workers)
     conditional = [generate(model, out / f"cells-{s}.zarr", cells=CELLS, seed=s) for s in SEEDS]

@@ -6,6 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
+def digest_of(settings: Any) -> str:
+    """Of JSON values."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class DataSet:
     """Cells of a study: files in the folder of shared data; ``test`` None: a fifth is held out by hash."""
@@ -45,7 +50,7 @@ class Row:
         said = {name: value for name, value in asdict(self).items() if name not in ("name", "why")}
         if self.interval is None:
             del said["interval"]  # results from before there were intervals are still those of their rows
-        return hashlib.sha256(json.dumps([said, common], sort_keys=True).encode()).hexdigest()[:16]
+        return digest_of([said, common])
 
 
 DATA_SETS = {
@@ -59,6 +64,7 @@ DATA_SETS = {
 
 NO_DROPOUT, NO_NOISE = "autoencoder.dropout=0", "autoencoder.latent_noise=0"
 OPTIMAL_TRANSPORT = "flow.pairing=optimal_transport"
+LOG_NORMAL = "model.size_factors=log_normal"
 SIZES_PER_TYPE, SIZE_TOLD = "model.size_factors_by={label}", "model.velocity.size_factor_told=true"
 LINEAR_SKIP, SCALED_SKIP = "model.velocity.skip=linear", "model.velocity.skip=scaled"
 LOGIT_NORMAL = "flow.times.distribution=logit_normal"
@@ -113,9 +119,10 @@ ROWS = {
         Row("theta-per-type", "dispersion of each type", ("model.autoencoder.theta_by={label}",)),
         Row("theta-start-1", "dispersion begins elsewhere", ("model.autoencoder.initial_theta=1",)),
         # size factors
-        Row("sizes-per-type", "library sizes of each type", (SIZES_PER_TYPE,)),
-        Row("size-told", "library size told to the flow", (SIZE_TOLD,)),
-        Row("size-told-per-type", "both", (SIZES_PER_TYPE, SIZE_TOLD)),
+        Row("sizes-log-normal", "one log-normal, the paper's", (LOG_NORMAL,)),
+        Row("sizes-per-type", "a log-normal of each type", (LOG_NORMAL, SIZES_PER_TYPE)),
+        Row("size-told", "and library size told to the flow", (LOG_NORMAL, SIZE_TOLD)),
+        Row("size-told-per-type", "both", (LOG_NORMAL, SIZES_PER_TYPE, SIZE_TOLD)),
         # flow
         Row("ot", "minibatch optimal transport", (OPTIMAL_TRANSPORT,)),
         Row("ot-guidance-1.5", "with guidance, as the record", (OPTIMAL_TRANSPORT,), guidance=1.5),

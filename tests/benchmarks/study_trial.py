@@ -4,6 +4,7 @@ Prints one line of JSON for each row. The same trial again takes up the training
 """
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
@@ -22,10 +23,11 @@ from scipy.sparse import csr_matrix
 from cfgen_scale.evaluation import EvaluationSettings, evaluate
 from cfgen_scale.model import CFGen
 from jobs.evaluation.model_draws import ModelDraws
+from jobs.training.adoption import DECIDING
 from jobs.training.train import train
 from loaders.preparation.prepare import prepare
 from loaders.preparation.prepared import Prepared
-from tests.benchmarks.study_rows import DATA_SETS, DataSet, Row, row_from_json
+from tests.benchmarks.study_rows import DATA_SETS, DataSet, Row, digest_of, row_from_json
 
 # A study is decided on more validation cells than a training needs; final models learn from half of those.
 VALIDATION_FRACTION = {"validation": 0.2, "test": 0.1}
@@ -61,11 +63,22 @@ def prepared_cells(data: DataSet, split: str, out: Path, folder: Path) -> Path:
     return where
 
 
-def trained_model(prepared: Path, run: Path, overrides: list[str]) -> Path:
-    """Train both stages in this process unless that is done; of the run the model and its metrics stay."""
+def trained_model(prepared: Path, run: Path, overrides: list[str], autoencoder: Path) -> Path:
+    """Train both stages in this process unless that is done; of the run the model and its metrics stay.
+
+    Runs that differ in their flow alone share the ``autoencoder``, a run of its own: the first one trains it,
+    those beside it wait.
+    """
     if not (run / "model").exists():
-        store = f"sqlite:///{run.parent / 'mlflow.db'}"
-        train("all", data=prepared, run=run, overrides=overrides, workers=0, mlflow_uri=store)
+        autoencoder.parent.mkdir(parents=True, exist_ok=True)
+        with open(autoencoder.with_suffix(".lock"), "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            own = [setting for setting in overrides if setting.startswith(DECIDING)]
+            store = f"sqlite:///{autoencoder.with_suffix('.db')}"
+            how: dict[str, Any] = {"data": prepared, "workers": 0, "mlflow_uri": store}
+            train("autoencoder", run=autoencoder, overrides=[*own, "threads=1"], **how)
+        how["mlflow_uri"] = f"sqlite:///{run.parent / 'mlflow.db'}"
+        train("all", run=run, autoencoder_of=autoencoder, overrides=overrides, **how)
     for part in (run / "autoencoder", run / "flow", run / "latents"):
         shutil.rmtree(part, ignore_errors=True)
     return run / "model"
@@ -136,12 +149,15 @@ def trial(
     """A result for each of ``rows``, which share their training."""
     place = prepared_cells(data, split, out, folder)
     prepared = Prepared.open(place)
+    settings = [*common, *rows[0].for_label(data.label)]
     training = rows[0].training().digest(common)
+    autoencoder = digest_of([setting for setting in settings if setting.startswith(DECIDING)])
     run = out / "runs" / f"{data.name}-{split}-{training}-{seed}" / "run"
     run.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    overrides = ["threads=1", *common, *rows[0].for_label(data.label), f"seed={seed}"]
-    model_path = trained_model(place, run, overrides)
+    overrides = ["threads=1", *settings, f"seed={seed}"]
+    shared = out / "autoencoders" / f"{data.name}-{split}-{autoencoder}-{seed}"
+    model_path = trained_model(place, run, overrides, shared)
     trained = time.monotonic() - began
     real, held_out = prepared.to_anndata("train"), prepared.to_anndata(split)
     told = held_out.obs[data.label].dropna().astype(str)

@@ -48,6 +48,7 @@ def model_of(schema, libraries, frequencies):
     def build(
         *,
         theta_by=None,
+        size_factors=None,
         size_factors_by=None,
         size_factor_told=False,
         attributes_told="one",
@@ -67,6 +68,7 @@ def model_of(schema, libraries, frequencies):
                 attributes_told=attributes_told,
                 skip=skip,
             ),
+            size_factors=size_factors or ("log_normal" if size_factors_by or size_factor_told else "flow"),
             size_factors_by=size_factors_by,
             ode=ode or OdeConfig(),
             whitening=whitening,

@@ -168,6 +168,7 @@ def two(libraries, frequencies, schema, tmp_path):
     config = ModelConfig(
         AutoencoderConfig(latent=6, hidden=(16, 8), latents="concatenated"),
         VelocityConfig(width=16, blocks=1, embedding=8, size_factor_told=True, attributes_told="subset"),
+        size_factors="log_normal",
         size_factors_by=("cell_type",),
     )
     made = CFGen(

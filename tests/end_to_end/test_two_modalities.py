@@ -53,18 +53,26 @@ def runs(migrated_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path
 
 
-@pytest.mark.parametrize("latents", ["joint", "concatenated"])
+LOG_NORMAL_SIZES = [
+    "model.size_factors=log_normal",
+    "model.size_factors_by=[cell_type, donor]",
+    "model.velocity.size_factor_told=true",
+]
+
+
+@pytest.mark.parametrize(
+    ("latents", "sizes"), [("joint", LOG_NORMAL_SIZES), ("joint", []), ("concatenated", [])]
+)
 def test_a_small_pair_from_a_mudata_to_generated_cells(
-    latents: str, prepared: Path, pair: dict[str, AnnData], runs: Path
+    latents: str, sizes: list[str], prepared: Path, pair: dict[str, AnnData], runs: Path
 ) -> None:
     overrides = [
         *LONGER,
         f"model.autoencoder.latents={latents}",
         "model.autoencoder.modalities.atac.hidden=[24]",
         "model.autoencoder.theta_by=cell_type",
-        "model.size_factors_by=[cell_type, donor]",
         "model.velocity.attributes_told=subset",
-        "model.velocity.size_factor_told=true",
+        *sizes,
     ]
     run = train_small("all", data=prepared, run=runs / "run", overrides=overrides)
     model, atlas = CFGen.load(run / "model"), Prepared.open(prepared)
@@ -102,8 +110,9 @@ def test_settings_that_do_not_fit_the_modalities_are_refused(prepared: Path, run
         ("model.autoencoder.modalities.atac.latent=2", "latents are joint"),
         ("model.size_factors_by=[cell_type, tissue]", r"size_factors_by='tissue' is no label"),
     ):
+        overrides = ["model.size_factors=log_normal", override]
         with pytest.raises(ConfigError, match=message):
-            train_small("all", data=prepared, run=runs / "run", overrides=[override])
+            train_small("all", data=prepared, run=runs / "run", overrides=overrides)
     assert not (runs / "run").exists()
 
 

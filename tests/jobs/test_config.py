@@ -74,12 +74,20 @@ def test_levers_out_of_range_are_refused(override, said):
         load_config(overrides=[override])
 
 
+@pytest.mark.parametrize("override", ["model.size_factors_by=batch", "model.velocity.size_factor_told=true"])
+def test_what_is_for_sizes_drawn_apart_needs_them_drawn_apart(override):
+    with pytest.raises(ConfigError, match=r"size_factors=log_normal"):
+        load_config(overrides=[override])
+    assert load_config(overrides=[override, "model.size_factors=log_normal"]).model.size_factors
+
+
 def test_sections_of_modalities_are_named_by_the_user():
     config = load_config(
         overrides=[
             "model.autoencoder.latents=concatenated",
             "model.autoencoder.modalities.atac.hidden=[1024, 512]",
             "model.autoencoder.modalities.atac.latent=20",
+            "model.size_factors=log_normal",
             "model.size_factors_by=[cell_type, donor]",
         ]
     ).model
