@@ -67,18 +67,27 @@ def trend_gap(
     The bins hold equally many genes of the first set; genes outside its range and bins that are empty on a
     side are left out. NaN if none is left.
     """
-    x, y = _positive_log10(mean, variance)
+    at, curve = trend_curve(mean, variance, mean, variance)
+    at_other, curve_other = trend_curve(mean, variance, mean_other, variance_other)
+    _, first, second = np.intersect1d(at, at_other, return_indices=True)
+    return float(np.abs(curve[first] - curve_other[second]).mean()) if len(first) else float("nan")
+
+
+def trend_curve(
+    mean: FloatArray, variance: FloatArray, mean_other: FloatArray, variance_other: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """The mean-variance curve of the second set of genes: centres of the bins of `trend_gap`, log10 mean, and
+    the median log10 variance in each; bins that it has no gene in are left out."""
+    x, _ = _positive_log10(mean, variance)
     x_other, y_other = _positive_log10(mean_other, variance_other)
     if len(x) == 0:
-        return float("nan")
+        return np.empty(0), np.empty(0)
     edges = np.unique(np.quantile(x, np.linspace(0, 1, TREND_BINS + 1)))
     inside = (x_other >= edges[0]) & (x_other <= edges[-1])
-    bins, bins_other = _bin(x, edges), _bin(x_other[inside], edges)
-    gaps = [
-        abs(np.median(y[bins == b]) - np.median(y_other[inside][bins_other == b]))
-        for b in np.intersect1d(bins, bins_other)
-    ]
-    return float(np.mean(gaps)) if gaps else float("nan")
+    bins = _bin(x_other[inside], edges)
+    found = np.unique(bins)
+    centres = (edges[found] + edges[np.minimum(found + 1, len(edges) - 1)]) / 2
+    return centres, np.array([np.median(y_other[inside][bins == b]) for b in found])
 
 
 def _positive_log10(mean: FloatArray, variance: FloatArray) -> tuple[FloatArray, FloatArray]:

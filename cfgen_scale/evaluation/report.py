@@ -19,7 +19,8 @@ from ..files import write_json
 from . import figures
 from .cells import CountedCells
 from .comparison import Sources, read_sources
-from .draws import same_classes
+from .dispersion import dispersion_figure
+from .draws import same_classes, scored_classes
 from .embedding import embed
 from .palette import STYLE
 from .protocols import make_bench
@@ -71,6 +72,8 @@ def draw_pictures(metrics: dict[str, Any], sources: Sources) -> dict[str, bytes]
             "zeros": figures.zeros_figure(real.counts, made.counts),
             "libraries": figures.library_figure(real.counts, made.counts),
         }
+        if by_class := dispersion_figure(made, real, scored_classes(made, real)):
+            drawn["dispersion"] = by_class
         per_class = metrics["protocols"][space.name].get("per_class")
         if per_class:
             sizes = metrics["classes"]["test_cells"]

@@ -8,6 +8,7 @@ import numpy as np
 
 from .cells import CountedCells
 from .classification import two_sample_auc, variance_ratios
+from .dispersion import dispersion_gaps
 from .distances import DISTANCES, compare
 from .draws import pair_of_sets, pairs_by_class, same_classes, scored_classes
 from .manifolds import manifolds
@@ -32,9 +33,10 @@ def score(
 
     ``unconditional`` is a separate set for the unconditional distances; without it they are of ``pool``.
     Returns ``{"protocols": {name: distances}, "moments", "two_sample_auc", "manifolds", "variance_ratio",
-    "markers"}`` with floats (NaN where a figure is not defined) as leaves; "markers" is absent where the
-    bench has none. Moments, classifiers, manifolds and markers see as many cells of each class as the test
-    cells have; classifiers, manifolds and variances work in the space of the first protocol.
+    "dispersion", "markers"}`` with floats (NaN where a figure is not defined) as leaves; "markers" is absent
+    where the bench has none, "dispersion" where no class is large enough. Moments, classifiers, manifolds and
+    markers see as many cells of each class as the test cells have; classifiers, manifolds and variances work
+    in the space of the first protocol.
     """
     matched = same_classes(pool, bench.test, seed=seed)
     first = bench.protocols[0]
@@ -58,6 +60,8 @@ def score(
             "cell_weighted": cell_weighted(ratios, bench.test),
         },
     }
+    if gaps := dispersion_gaps(pool, bench.test, classes):
+        scores["dispersion"] = {"per_class": gaps, "cell_weighted": cell_weighted(gaps, bench.test)}
     if bench.markers is not None and classes:
         by_class = marker_correlations(pool.take(matched), bench.test, bench.markers, classes)
         defined = {name: r for name, r in by_class.items() if math.isfinite(r)}

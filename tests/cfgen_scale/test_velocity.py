@@ -15,7 +15,7 @@ T, Z = torch.tensor([0.2, 0.6]), torch.randn(2, 5, generator=torch.Generator().m
 
 def test_embeddings_are_parameters(model_of):
     """The authors keep attribute embeddings in a dict, where no optimiser, checkpoint or DDP sees them."""
-    velocity = model_of().velocity
+    velocity = model_of(size_factors="log_normal").velocity
     names = dict(velocity.named_parameters())
     assert names["attributes.0.weight"].shape == (4, 8)
     assert names["attributes.1.weight"].shape == (2, 8)
@@ -43,7 +43,7 @@ def test_labels_time_and_size_factor_are_heard(model_of):
 
 
 def test_size_factor_is_not_heard_unless_asked(model_of):
-    velocity = model_of().velocity
+    velocity = model_of(size_factors="log_normal").velocity
     torch.testing.assert_close(
         velocity(T, Z, condition([[0, 0]] * 2, 3.0)),
         velocity(T, Z, condition([[0, 0]] * 2, 5.0)),
@@ -53,7 +53,7 @@ def test_size_factor_is_not_heard_unless_asked(model_of):
 
 
 def test_a_cell_does_not_depend_on_the_others(model_of):
-    velocity = model_of().velocity
+    velocity = model_of(size_factors="log_normal").velocity
     both = velocity(T, Z, condition([[0, 1], [2, -1]]))
     alone = velocity(T[1:], Z[1:], condition([[2, -1]]))
     torch.testing.assert_close(both[1:], alone, atol=1e-6, rtol=1e-6)
@@ -118,7 +118,7 @@ def test_a_scaled_skip_is_the_velocity_of_a_normal_distribution():
 @pytest.mark.parametrize("skip", ["none", "scaled"])
 def test_cells_at_one_time_move_as_if_each_had_its_own(model_of, size_factor_told, skip):
     """At one time what is told is computed once for each combination of labels."""
-    velocity = model_of(size_factor_told=size_factor_told, skip=skip).velocity
+    velocity = model_of(size_factors="log_normal", size_factor_told=size_factor_told, skip=skip).velocity
     labels = torch.tensor([[0, 1], [2, -1], [0, 1], [-1, -1], [2, 0], [0, 1]])
     told = Condition(labels, torch.linspace(3, 5, 6)[:, None])
     z = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))

@@ -44,7 +44,7 @@ def test_the_report_refers_to_nothing_outside_itself(report: Report) -> None:
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
     assert "<script" not in html
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', html)
-    assert len(sources) == 6
+    assert len(sources) == 7
     assert all(source.startswith("data:image/png;base64,") for source in sources)
 
 

@@ -86,7 +86,9 @@ def flow_stage(model_of):
 
     def build(seen=None, **config):
         settings = {"cells": 400, "batch_cells": BATCH, "learning_rate": 1e-2, "warmup_cells": 0, **config}
-        return FlowStage(model_of().velocity, FlowStageConfig(**settings)), cells_of(batch_of, seen=seen)
+        return FlowStage(model_of(size_factors="log_normal").velocity, FlowStageConfig(**settings)), cells_of(
+            batch_of, seen=seen
+        )
 
     return build
 
