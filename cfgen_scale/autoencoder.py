@@ -1,5 +1,6 @@
 """The autoencoder of counts: log1p -> latent -> parameters of the counts' distribution (METHOD 3)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,6 +51,10 @@ class AutoencoderConfig:
                     are never scaled
     theta_by        attribute whose levels have a dispersion each per gene, or None: one theta per gene
     initial_theta   inverse dispersion that every gene starts from
+    latent_noise    p(x | z) is the mean over latents about z, whose dimensions are normal with a standard
+                    deviation of so many times the root mean square of z's D. In training it keeps the encoder
+                    from learning its cells by heart; cells are drawn with it, as the decoder learned them:
+                    without it they vary less than real ones. Validation, encoding and means do without
     """
 
     latent: int = 50
@@ -59,6 +64,11 @@ class AutoencoderConfig:
     encoder_input: Literal["counts", "normalised", "expressed"] = "counts"
     theta_by: str | None = None
     initial_theta: float = 5.0
+    latent_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.latent_noise < math.inf:
+            raise ValueError(f"latent_noise must not be negative, not {self.latent_noise}.")
 
     def of(self, name: str) -> ModalityConfig:
         """What is said of a modality."""

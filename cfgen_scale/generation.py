@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .counter_draws import CounterDraws
 from .ode import OdeConfig
+from .perturbation import about_latent
 from .types import Condition, GeneratedCells, IntArray
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def decode_cells(model: "CFGen", cells: GeneratedCells, *, seed: int, index: int
         uniform = draws.uniform("theta levels", positions)
         labels = model.frequencies.draw_levels(model.autoencoder.theta_attribute, labels, uniform)
     z = model.whitening.colour(white.to(model.device))
+    z = about_latent(z, model.config.autoencoder.latent_noise, draws, positions)
     keys = [draws.bits(f"counts of {m.name}", positions).to(model.device) for m in model.schema.modalities]
     counts = model.autoencoder.sample(z, log_l.to(model.device), labels.to(model.device), keys)
     return replace(cells, counts=tuple(counts))

@@ -86,7 +86,8 @@ class CFGen(nn.Module):
         self.autoencoder = Autoencoder(config.autoencoder, schema, feature_totals, n_cells=n_cells)
         self.whitening = Whitening(config.autoencoder.latent, config.whitening)
         n_sizes = len(schema.counted) if config.size_factors == "flow" else 0
-        self.sizes_beside = SizesBeside(config.autoencoder.latent, n_sizes)
+        overall = (moment[:n_sizes, 0] for moment in (size_factors.mean, size_factors.sd))
+        self.sizes_beside = SizesBeside(config.autoencoder.latent, *overall)
         self.velocity = Velocity(
             config.velocity,
             latent=self.sizes_beside.width,

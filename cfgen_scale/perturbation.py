@@ -13,15 +13,24 @@ from .layers import Dropout
 from .thinning import thinned
 
 
+def about_latent(z: torch.Tensor, noise: float, draws: CounterDraws, positions: torch.Tensor) -> torch.Tensor:
+    """A latent about each of z (B, D): normal, of ``noise`` times the root mean square of a cell's D.
+
+    The latent has no scale of its own: the encoder would rid itself of a noise of fixed size by larger ones.
+    """
+    if not noise:
+        return z
+    size = (z.square().mean(1, keepdim=True) + 1e-12).sqrt()
+    return z + noise * size * draws.normal("latent noise", positions, z.shape[1]).to(z.device)
+
+
 class Perturbation:
     """Of the cells at ``positions`` (B,) int64 of a global batch, whose draws are ``draws``.
 
     dropout        share of hidden units dropped, in encoders and decoders; the others make up for them
     thinning       the encoder hears a share of a cell's molecules of a modality, which is uniform between
                    1 - thinning and 1
-    latent_noise   standard deviation of what is added to each dimension of the latent, as a multiple of the
-                   root mean square of the cell's D. The latent has no scale of its own: of a fixed one the
-                   encoder would rid itself by larger latents
+    latent_noise   of each dimension of the latent (`about_latent`)
     """
 
     def __init__(
@@ -58,7 +67,4 @@ class Perturbation:
 
     def moved(self, z: torch.Tensor) -> torch.Tensor:
         """The latent (B, D) with noise."""
-        if not self.latent_noise:
-            return z
-        size = (z.square().mean(1, keepdim=True) + 1e-12).sqrt()
-        return z + self.latent_noise * size * self.draws.normal("latent noise", self.positions, z.shape[1])
+        return about_latent(z, self.latent_noise, self.draws, self.positions)

@@ -17,19 +17,20 @@ class SizesBeside(nn.Module):
     cells of equal sizes can be learned). An encoder that hears raw counts knows much of the library size,
     and so does a cell's type: drawn apart, cells get sizes that no cell like them has.
 
-    With ``n_sizes`` 0, sizes are drawn apart (`SizeFactors`) and the flow moves the latent alone.
+    Until it is fitted, log l has mean ``mean`` and standard deviation ``sd`` (S,) whatever the latent.
+    With S = 0, sizes are drawn apart (`SizeFactors`) and the flow moves the latent alone.
     """
 
     slope: torch.Tensor
     mean: torch.Tensor
     spread: torch.Tensor
 
-    def __init__(self, latent: int, n_sizes: int) -> None:
+    def __init__(self, latent: int, mean: torch.Tensor, sd: torch.Tensor) -> None:
         super().__init__()
-        self.latent, self.n_sizes = latent, n_sizes
-        self.register_buffer("slope", torch.zeros(latent, n_sizes))
-        self.register_buffer("mean", torch.zeros(n_sizes))
-        self.register_buffer("spread", torch.ones(n_sizes))
+        self.latent, self.n_sizes = latent, len(mean)
+        self.register_buffer("slope", torch.zeros(latent, len(mean)))
+        self.register_buffer("mean", mean.float().clone())
+        self.register_buffer("spread", sd.float().clamp(min=LEAST_SPREAD))
 
     @property
     def width(self) -> int:

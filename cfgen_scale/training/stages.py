@@ -90,14 +90,15 @@ class AutoencoderStage:
         device = next(network.parameters()).device
         counts: Sequence[SparseCounts] = [SparseCounts.from_csr(c, device) for c in batch.counts]
         labels = torch.from_numpy(batch.labels).to(device)
-        if purpose != TRAINING or not self.config.perturbs:
+        noise = self.network_config.latent_noise
+        if purpose != TRAINING or not (self.config.perturbs or noise):
             return network(counts, labels)
         perturbation = Perturbation(
             CounterDraws(seed, f"autoencoder {purpose}", batch.cells_seen),
             torch.from_numpy(batch.positions).to(device),
             dropout=self.config.dropout,
             thinning=self.config.thinning,
-            latent_noise=self.config.latent_noise,
+            latent_noise=noise,
         )
         return network(counts, labels, perturbation)
 

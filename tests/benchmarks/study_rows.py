@@ -62,7 +62,7 @@ DATA_SETS = {
     )
 }
 
-NO_DROPOUT, NO_NOISE = "autoencoder.dropout=0", "autoencoder.latent_noise=0"
+NO_DROPOUT, NO_NOISE = "autoencoder.dropout=0", "model.autoencoder.latent_noise=0"
 OPTIMAL_TRANSPORT = "flow.pairing=optimal_transport"
 LOG_NORMAL = "model.size_factors=log_normal"
 SIZES_PER_TYPE, SIZE_TOLD = "model.size_factors_by={label}", "model.velocity.size_factor_told=true"
@@ -111,8 +111,8 @@ ROWS = {
         Row("ae-noise-alone", "no dropout", (NO_DROPOUT,)),
         Row("ae-dropout-alone", "no noise on the latent", (NO_NOISE,)),
         Row("ae-dropout-0.4", "stronger dropout", ("autoencoder.dropout=0.4",)),
-        Row("ae-latent-noise-0.5", "less noise on the latent", ("autoencoder.latent_noise=0.5",)),
-        Row("ae-latent-noise-2", "more noise on the latent", ("autoencoder.latent_noise=2",)),
+        Row("ae-latent-noise-0.5", "less noise on the latent", ("model.autoencoder.latent_noise=0.5",)),
+        Row("ae-latent-noise-2", "more noise on the latent", ("model.autoencoder.latent_noise=2",)),
         Row("ae-thinning-0.9", "fewer molecules heard", ("autoencoder.thinning=0.9",)),
         Row("input-normalised", "library size unheard", ("model.autoencoder.encoder_input=normalised",)),
         Row("input-expressed", "expressed genes heard", ("model.autoencoder.encoder_input=expressed",)),

@@ -55,11 +55,18 @@ def model_of(schema, libraries, frequencies):
         seed=0,
         skip="none",
         encoder_input="counts",
+        latent_noise=0.0,
         whitening="full",
         ode=None,
     ):
         config = ModelConfig(
-            AutoencoderConfig(latent=5, hidden=(16, 8), theta_by=theta_by, encoder_input=encoder_input),
+            AutoencoderConfig(
+                latent=5,
+                hidden=(16, 8),
+                theta_by=theta_by,
+                encoder_input=encoder_input,
+                latent_noise=latent_noise,
+            ),
             VelocityConfig(
                 width=16,
                 blocks=2,

@@ -1,5 +1,7 @@
 """Labels to latents to counts: in one call or in two, at once or later, each cell by its own place."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -96,3 +98,34 @@ def test_counts_have_the_decoded_means_and_variances(model):
     often = mean > 0.5
     assert often.any()
     np.testing.assert_allclose(counts.var(0)[often], variance[often], rtol=0.15)
+
+
+def test_cells_are_drawn_about_their_latents_as_the_decoder_learned_them(model_of):
+    """With noise the counts of one latent vary more, by what the means at noisy latents do."""
+    model, quiet = model_of(latent_noise=0.8), model_of()
+    for made in (model, quiet):
+        with torch.no_grad():
+            for layer in made.autoencoder.decoders.parameters():
+                layer.mul_(8 if layer.ndim > 1 else 1)
+            made.autoencoder.decoders["rna"].log_theta.fill_(4.0)
+    labels = np.zeros((4000, 2), dtype=np.int64)
+    latents = model.draw_latents(labels, guidance=[1, 1], seed=0)
+    one = replace(
+        latents,
+        latent=np.repeat(latents.latent[:1], 4000, axis=0),
+        log_size_factor=np.full((4000, 1), 8.0, dtype=np.float32),
+    )
+    variances = [m.decode_cells(one, seed=0).counts[0].toarray().var(0).sum() for m in (model, quiet)]
+    z = model.whitening.colour(torch.from_numpy(one.latent))
+    about = z + 0.8 * z.square().mean(1, keepdim=True).sqrt() * torch.randn(
+        z.shape, generator=torch.Generator().manual_seed(0)
+    )
+    sizes, levels = torch.full((4000, 1), 8.0), torch.from_numpy(labels)
+    with torch.no_grad():
+        means, theta = model.autoencoder.decode(about, sizes, levels)[0]
+    mean = means.exp()
+    expected = (mean.var(0) + (mean + mean**2 / theta.exp()).mean(0)).sum().item()
+    assert variances[0] == pytest.approx(expected, rel=0.1)
+    assert variances[0] > 1.3 * variances[1]
+    again = model.decode_cells(one, seed=0)
+    assert (again.counts[0] != model.decode_cells(one, seed=0).counts[0]).nnz == 0

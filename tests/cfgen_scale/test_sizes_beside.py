@@ -9,6 +9,10 @@ from cfgen_scale.whitening import Whitening
 N = 4000
 
 
+def unfitted(n_sizes):
+    return SizesBeside(4, torch.full((n_sizes,), 6.0), torch.full((n_sizes,), 0.5))
+
+
 @pytest.fixture
 def cells():
     """Latents (N, 4) of which log l (N, 2) is a linear function, and noise of sd 0.3 and 0.1."""
@@ -23,7 +27,7 @@ def cells():
 def fitted(cells, request):
     whitening = Whitening(4, request.param)
     whitening.fit(cells[0])
-    beside = SizesBeside(4, 2)
+    beside = unfitted(2)
     beside.fit(whitening, *cells)
     return whitening, beside
 
@@ -50,7 +54,7 @@ def test_states_are_parted_into_what_they_were_joined_from(fitted, cells):
 
 
 def test_equal_sizes_have_a_spread_nevertheless(cells):
-    whitening, beside = Whitening(4), SizesBeside(4, 1)
+    whitening, beside = Whitening(4), unfitted(1)
     whitening.fit(cells[0])
     beside.fit(whitening, cells[0], torch.full((N, 1), 8.0))
     assert beside.spread.item() == pytest.approx(LEAST_SPREAD)
@@ -60,11 +64,11 @@ def test_equal_sizes_have_a_spread_nevertheless(cells):
 
 def test_sizes_of_zero_are_refused(cells):
     with pytest.raises(ValueError, match=r"library size .* is zero"):
-        SizesBeside(4, 1).fit(Whitening(4), cells[0], torch.full((N, 1), -torch.inf))
+        unfitted(1).fit(Whitening(4), cells[0], torch.full((N, 1), -torch.inf))
 
 
 def test_without_sizes_the_flow_moves_the_latent_alone(cells):
-    beside = SizesBeside(4, 0)
+    beside = unfitted(0)
     beside.fit(Whitening(4), *cells)
     assert beside.width == 4
     assert torch.equal(beside.join(*cells), cells[0])
@@ -74,12 +78,11 @@ def test_without_sizes_the_flow_moves_the_latent_alone(cells):
 
 def test_generated_sizes_are_those_of_the_flow_unless_given(model_of):
     model = model_of()
-    model.sizes_beside.mean.fill_(6.0)
     labels = np.zeros((30, 2), dtype=np.int64)
     drawn = model.draw_latents(labels, guidance=[1, 1], seed=3)
     assert drawn.latent.shape == (30, 5)
     assert drawn.log_size_factor.shape == (30, 1)
-    assert abs(drawn.log_size_factor.mean() - 6) < 2
+    assert abs(drawn.log_size_factor.mean() - 4) < 1
     given = model.draw_latents(labels, guidance=[1, 1], seed=3, log_size_factor=np.full((30, 1), 2.0))
     assert np.array_equal(given.latent, drawn.latent)
     assert (given.log_size_factor == 2).all()

@@ -40,7 +40,7 @@ def test_levers_of_quality_are_settings():
             "model.ode.guide_from=0.2",
             "autoencoder.dropout=0.1",
             "autoencoder.thinning=0.5",
-            "autoencoder.latent_noise=0.2",
+            "model.autoencoder.latent_noise=0.2",
             "flow.times.distribution=logit_normal",
             "flow.times.scale=2",
             "flow.path_noise=1e-4",
@@ -49,7 +49,8 @@ def test_levers_of_quality_are_settings():
     assert (config.model.velocity.skip, config.model.whitening) == ("scaled", "unit_variance")
     assert (config.model.autoencoder.encoder_input, config.model.ode.guide_from) == ("normalised", 0.2)
     stage = config.autoencoder
-    assert (stage.dropout, stage.thinning, stage.latent_noise) == (0.1, 0.5, 0.2)
+    assert (stage.dropout, stage.thinning) == (0.1, 0.5)
+    assert config.model.autoencoder.latent_noise == 0.2
     assert config.flow.times == TimesConfig("logit_normal", scale=2.0)
     assert config.flow.path_noise == 1e-4
 
@@ -63,7 +64,7 @@ def test_levers_of_quality_are_settings():
         ("model.ode.guide_from=1.5", "between two times"),
         ("autoencoder.dropout=1", "below 1"),
         ("autoencoder.thinning=1.5", "share of molecules"),
-        ("autoencoder.latent_noise=-1", "not be negative"),
+        ("model.autoencoder.latent_noise=-1", "not be negative"),
         ("flow.times.scale=0", "scale must be positive"),
         ("flow.times.distribution=cauchy", "logit_normal"),
         ("flow.path_noise=-1", "not be negative"),

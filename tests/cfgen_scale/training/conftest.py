@@ -66,9 +66,10 @@ def autoencoder_stage(model_of):
 
     batch_of, held_out = batches_of(drawn_cells(1)), batches_of(drawn_cells(2))
 
-    def build(seen=None, **config):
+    def build(seen=None, latent_noise=0.0, **config):
         settings = {"cells": 400, "batch_cells": BATCH, "learning_rate": 1e-2, "warmup_cells": 50, **config}
-        stage = AutoencoderStage(model_of().autoencoder, AutoencoderStageConfig(**settings))
+        network = model_of(latent_noise=latent_noise).autoencoder
+        stage = AutoencoderStage(network, AutoencoderStageConfig(**settings))
         return stage, cells_of(batch_of, held_out=held_out, seen=seen)
 
     return build

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from cfgen_scale.sizes_beside import SizesBeside
 from cfgen_scale.training.config import TrainConfig
 from cfgen_scale.training.loop import Cells
 from cfgen_scale.training.stages import LatentBatch
@@ -44,7 +45,8 @@ def flow_feed(prepared: Prepared, rank: int, world: int, **changes: Any) -> Cell
     rows = [torch.from_numpy(prepared.rows(split)).float() for split in ("train", "validation")]
     training, validation = (torch.stack([r, r - 1000], dim=1) for r in rows)
     latents = AtlasLatents(training, validation, "key")
-    model: Any = SimpleNamespace(whitening=SimpleNamespace(whiten=lambda z: z))
+    apart = SizesBeside(2, torch.empty(0), torch.empty(0))
+    model: Any = SimpleNamespace(whitening=SimpleNamespace(whiten=lambda z: z), sizes_beside=apart)
     return flow_cells(latents, model, prepared, config(**changes), worker(rank, world))
 
 
