@@ -127,7 +127,7 @@ class FlowStageConfig(StageConfig):
 
 def _autoencoder_stage() -> AutoencoderStageConfig:
     return AutoencoderStageConfig(
-        cells=2_000_000, batch_cells=256, learning_rate=1e-3, patience=5, dropout=0.2
+        cells=2_000_000, batch_cells=256, learning_rate=1e-3, patience=5, dropout=0.1
     )
 
 
