@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .model import CFGen, ModelConfig
+    from .model import CFGen
+    from .model_config import ModelConfig
     from .types import AtlasSchema, CellBatch, Condition, Covariate, GeneratedCells, Modality
 
 __all__ = [
@@ -25,5 +26,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = ".model" if name in ("CFGen", "ModelConfig") else ".types"
+    module = {"CFGen": ".model", "ModelConfig": ".model_config"}.get(name, ".types")
     return getattr(import_module(module, __name__), name)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .drawing.on_device import DENSE
-from .model import ModelConfig
+from .model_config import ModelConfig
 
 FLOAT = 4  # bytes of a float32
 NONZERO_BYTES = 4 + 2

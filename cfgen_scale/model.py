@@ -1,11 +1,9 @@
 """CFGen: autoencoder + flow + size factors + labels + schema, in one self-describing directory."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,57 +11,24 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch import nn
 
-from .autoencoder import Autoencoder, AutoencoderConfig
+from .autoencoder import Autoencoder
 from .counts import SparseCounts
-from .files import file_digest, read_json, write_directory, write_json
 from .generation import decode_cells, draw_latents
 from .guidance import guided_field
 from .labels import LabelFrequencies
+from .model_config import ModelConfig
+from .model_files import load_model, save_model
 from .ode import OdeConfig, integrate
 from .size_factors import SizeFactors
 from .sizes_beside import SizesBeside
 from .types import AtlasSchema, Condition, GeneratedCells, IntArray, Modality, SchemaError
-from .velocity import Velocity, VelocityConfig
-from .whitening import Whitening, WhiteningKind
-
-FORMAT = 3
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
-SizeFactorsKind = Literal["flow", "log_normal"]
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What a CFGen is made of.
-
-    size_factors      how library sizes are drawn: by the "flow", together with the latent, p(z, l | y), so
-                      that they suit the cell and all that is told of it; or "log_normal", p(l) or p(l | c)
-                      beside p(z | y) (paper Eq. 5 and Sec. 4.1)
-    size_factors_by   of "log_normal": attribute whose levels have a distribution each, or several, whose
-                      joint levels have (see SizeFactors), or None
-    ode               how the flow is integrated unless a call says otherwise
-    whitening         how latents are given the scale of the noise (see `Whitening`)
-    """
-
-    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    velocity: VelocityConfig = field(default_factory=VelocityConfig)
-    size_factors: SizeFactorsKind = "flow"
-    size_factors_by: str | tuple[str, ...] | None = None
-    ode: OdeConfig = field(default_factory=OdeConfig)
-    whitening: WhiteningKind = "full"
-
-    def __post_init__(self) -> None:
-        if self.size_factors == "flow":
-            told = "velocity.size_factor_told" if self.velocity.size_factor_told else ""
-            if contrary := "size_factors_by" if self.size_factors_by else told:
-                raise ValueError(
-                    f"{contrary} is for library sizes that are drawn before the latent: set "
-                    "size_factors=log_normal with it, or leave it out; the flow draws sizes that suit all "
-                    "that is told of a cell."
-                )
+from .velocity import Velocity
+from .whitening import Whitening
 
 
 class CFGen(nn.Module):
-    """p(x, z, l, y) = p(x | z, l) p(z | y, l) p(l) p(y) (paper Eq. 5), for every modality of the schema.
+    """p(x, z, l, y) = p(x | z, l) p(z, l | y) p(y) for every modality of the schema; with log-normal sizes
+    p(x | z, l) p(z | y, l) p(l) p(y), as in the paper (Eq. 5).
 
     ``provenance`` is free JSON that travels with the model (data digest, training settings, versions).
     """
@@ -279,65 +244,10 @@ class CFGen(nn.Module):
     # ------------------------------------------------------------------ files
 
     def save(self, path: str | Path) -> Path:
-        """Write the model to the directory ``path`` (config.json, weights.safetensors), aside, renamed last.
-
-        A model already at ``path`` is replaced; any other existing directory raises FileExistsError.
-        """
-        from safetensors.torch import save_file
-
-        path = Path(path)
-        if path.exists() and not (path / CONFIG_FILE).exists():
-            raise FileExistsError(f"{path} exists and is not a model. Choose another path.")
-        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        with write_directory(path) as aside:
-            save_file(weights, aside / WEIGHTS_FILE)
-            write_json(aside / CONFIG_FILE, self._document())
-        self.digest = file_digest(path / CONFIG_FILE, path / WEIGHTS_FILE)
-        return path
-
-    def _document(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "config": asdict(self.config),
-            "schema": self.schema.to_json(),
-            "size_factors": self.size_factors.to_json(),
-            "labels": {
-                "codes": self.frequencies.codes.tolist(),
-                "cells": self.frequencies.cells.tolist(),
-            },
-            "provenance": self.provenance,
-        }
+        """Write the model to the directory ``path``: `model_files.save_model`."""
+        return save_model(self, Path(path))
 
     @staticmethod
     def load(path: str | Path, device: torch.device | str = "cpu") -> "CFGen":
-        """Read a model written by ``save``; needs neither the training data nor a configuration file.
-
-        Raises FileNotFoundError if there is no model, ValueError if it is of an unknown format.
-        """
-        from pydantic import TypeAdapter
-        from safetensors.torch import load_file
-
-        path = Path(path)
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            if not (path / name).is_file():
-                raise FileNotFoundError(
-                    f"{path} holds no model: {name} is missing. Give a run's model directory."
-                )
-        document = read_json(path / CONFIG_FILE)
-        if document.get("format") != FORMAT:
-            raise ValueError(f"{path}: model format {document.get('format')!r}; this version reads {FORMAT}.")
-        schema = AtlasSchema.from_json(document["schema"])
-        labels = document["labels"]
-        model = CFGen(
-            TypeAdapter(ModelConfig).validate_json(json.dumps(document["config"])),
-            schema,
-            size_factors=SizeFactors.from_json(document["size_factors"]),
-            frequencies=LabelFrequencies.of(
-                list(zip(labels["codes"], labels["cells"], strict=True)), len(schema.covariates)
-            ),
-            feature_totals=[torch.zeros(len(m.features)) for m in schema.modalities],
-            provenance=document["provenance"],
-        )
-        model.load_state_dict(load_file(path / WEIGHTS_FILE))
-        model.digest = file_digest(path / CONFIG_FILE, path / WEIGHTS_FILE)
-        return model.to(device).eval()
+        """Read a model written by ``save``: `model_files.load_model`."""
+        return load_model(Path(path), device)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..autoencoder import AutoencoderConfig
-from ..model import ModelConfig
+from ..model_config import ModelConfig
 from ..times import TimesConfig
 
 Precision = Literal["auto", "float32", "bfloat16"]

@@ -16,7 +16,7 @@ def copy_model(model_path: Path, directory: Path, digest: str) -> None:
     Raises ValueError if it is not, or no longer, the model of ``digest``; OSError where the disk is full.
     """
     from cfgen_scale.files import file_digest, write_directory
-    from cfgen_scale.model import CONFIG_FILE, WEIGHTS_FILE
+    from cfgen_scale.model_files import CONFIG_FILE, WEIGHTS_FILE
     from loaders.atlases.writer import room_for
 
     copy, names = directory / MODEL_DIRECTORY, (CONFIG_FILE, WEIGHTS_FILE)

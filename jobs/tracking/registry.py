@@ -86,7 +86,7 @@ def find_model(model: str | Path, *, uri: str | None = None) -> FoundModel:
     """
     if str(model).startswith(MODEL_SCHEME):
         return _download(str(model), registry_uri(uri))
-    from cfgen_scale.model import CONFIG_FILE
+    from cfgen_scale.model_files import CONFIG_FILE
 
     path = Path(model)
     for candidate in (path, path / "model"):
@@ -184,7 +184,7 @@ def _our_package() -> str:
 
 def _model_digest(model_dir: Path) -> str:
     from cfgen_scale.files import file_digest
-    from cfgen_scale.model import CONFIG_FILE, WEIGHTS_FILE
+    from cfgen_scale.model_files import CONFIG_FILE, WEIGHTS_FILE
 
     return file_digest(model_dir / CONFIG_FILE, model_dir / WEIGHTS_FILE)
 

@@ -15,7 +15,7 @@ from .run_directory import STAGES, RunDirectory, open_run, sole_trainer
 from .workers import Workers
 
 if TYPE_CHECKING:
-    from cfgen_scale.model import ModelConfig
+    from cfgen_scale.model_config import ModelConfig
     from cfgen_scale.training.config import TrainConfig
     from loaders.preparation.prepared import Prepared
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from cfgen_scale.autoencoder import AutoencoderConfig
 from cfgen_scale.labels import LabelFrequencies
-from cfgen_scale.model import CFGen, ModelConfig
+from cfgen_scale.model import CFGen
+from cfgen_scale.model_config import ModelConfig
 from cfgen_scale.size_factors import SizeFactors
 from cfgen_scale.types import AtlasSchema, Covariate, Modality
 from tests.benchmarks.simulated_atlas import LOG_POPULARITY_SD, TAIL

@@ -7,7 +7,8 @@ from scipy.sparse import csr_matrix
 
 from cfgen_scale.autoencoder import AutoencoderConfig
 from cfgen_scale.labels import LabelFrequencies
-from cfgen_scale.model import CFGen, ModelConfig
+from cfgen_scale.model import CFGen
+from cfgen_scale.model_config import ModelConfig
 from cfgen_scale.ode import OdeConfig
 from cfgen_scale.size_factors import SizeFactors
 from cfgen_scale.training.loop import initialised

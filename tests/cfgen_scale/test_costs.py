@@ -24,7 +24,7 @@ from cfgen_scale.costs import (
 from cfgen_scale.counts import SparseCounts
 from cfgen_scale.counts_layer import SPARSE_BELOW
 from cfgen_scale.devices import DEVICES
-from cfgen_scale.model import ModelConfig
+from cfgen_scale.model_config import ModelConfig
 from cfgen_scale.training.checkpoint import Snapshot, TrainState, save_checkpoint
 from cfgen_scale.training.config import StageConfig
 from cfgen_scale.training.optimisation import AveragedWeights, make_optimiser

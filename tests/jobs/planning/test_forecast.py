@@ -9,7 +9,7 @@ import pytest
 
 from cfgen_scale.costs import Work, link_seconds, parameters
 from cfgen_scale.devices import DEVICES
-from cfgen_scale.model import ModelConfig
+from cfgen_scale.model_config import ModelConfig
 from cfgen_scale.ode import OdeConfig
 from jobs.cli import main
 from jobs.planning.forecast import duration, evaluations, in_bytes
