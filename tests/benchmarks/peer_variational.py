@@ -141,7 +141,7 @@ def _fitted(
 
     def draw(told: Labels, seed: int) -> dict[str, csr_matrix]:
         depth = depths(told, np.random.default_rng(hashed(seed, "peer depth")))
-        codes = np.searchsorted(_batches(model), told)
+        codes = codes_of(_batches(model), told)
         torch.manual_seed(hashed(seed, "peer draws") >> 1)
         blocks = list(_blocks(model, decode, codes, depth))
         return {name: csr_matrix(vstack([b[name] for b in blocks], format="csr")) for name in blocks[0]}
@@ -150,12 +150,15 @@ def _fitted(
 
 
 def _batches(model: Any) -> Labels:
-    """Classes in the order of the codes that the model has for them, ascending."""
+    """Classes in the order of the codes that the model has for them, which may be any."""
     registry = model.adata_manager.get_state_registry("batch")
-    names = np.asarray(registry.categorical_mapping).astype(str)
-    if list(names) != sorted(names):
-        raise ValueError(f"the classes of the model are not in ascending order: {list(names)}")
-    return names
+    return np.asarray(registry.categorical_mapping).astype(str)
+
+
+def codes_of(names: Labels, told: Labels) -> np.ndarray:
+    """The place (n,) in ``names`` of each of ``told``. Raises KeyError for one that is not among them."""
+    places = {name: place for place, name in enumerate(names.tolist())}
+    return np.array([places[name] for name in told.tolist()], dtype=np.int64)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from tests.benchmarks.peer_cells import (
 )
 from tests.benchmarks.peer_models import options, tables
 from tests.benchmarks.peer_training import PEERS
-from tests.benchmarks.peer_variational import log_normal_depth
+from tests.benchmarks.peer_variational import codes_of, log_normal_depth
 
 CLASSES = ("a", "b", "none")
 GENES = 60
@@ -116,6 +116,13 @@ def test_library_sizes_are_log_normal_in_each_class() -> None:
     by_class = depth.reshape(3, -1)
     assert by_class.mean(axis=1) == pytest.approx([2.0, 7.1, 5.0], abs=0.02)
     assert by_class.std(axis=1) == pytest.approx([1.0, 0.1, 0.0], abs=0.01)
+
+
+def test_classes_are_told_by_the_codes_that_the_model_has_for_them() -> None:
+    names = np.array(["CD8 T cells", "CD14+ Monocytes", "B cells"])
+    assert codes_of(names, np.array(["B cells", "CD8 T cells", "B cells"])).tolist() == [2, 0, 2]
+    with pytest.raises(KeyError, match="NK"):
+        codes_of(names, np.array(["NK cells"]))
 
 
 def test_peers_model_what_a_data_set_has() -> None:
