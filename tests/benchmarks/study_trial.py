@@ -38,6 +38,8 @@ SETTINGS = {
     "test": EvaluationSettings(),
 }
 LARGE_CLASS = 50
+# Classes of two cells decide means over classes: as many are compared, and drawn anew at every repeat.
+DRAWN_PER_CELL = 5
 TARGETS = {
     "conditional": ("neutral", "conditional", "w2", "ratio"),
     "centred": ("centred", "conditional", "w2", "ratio"),
@@ -85,7 +87,8 @@ def trained_model(prepared: Path, run: Path, overrides: list[str], autoencoder: 
 
 
 def drawn(model: CFGen, label: str, classes: list[str], row: Row, seed: int) -> tuple[AnnData, AnnData]:
-    """Cells told ``classes``, and as many told nothing; size factors are drawn by the model."""
+    """DRAWN_PER_CELL cells for each of ``classes``, told it, and as many told nothing."""
+    classes = classes * DRAWN_PER_CELL
     ode = model.config.ode
     if row.steps is not None:
         ode = replace(ode, steps=row.steps)
