@@ -168,11 +168,18 @@ def table(results: Sequence[Result], split: str) -> str:
 
 
 def summary(group: Sequence[Result], column: str) -> str:
-    values = [r["figures"][column] for r in group if r["figures"].get(column) is not None]
-    if not values:
+    """Mean and spread over the seeds; of distances the mean over the mean floor, as `evaluate` has it: each
+    seed has other halves of the training cells, and so a floor of its own."""
+    found = [r["figures"] for r in group if r["figures"].get(column) is not None]
+    if not found:
         return "-"
+    values = [figures[column] for figures in found]
+    centre = mean(values)
+    if all(f"{column}_floor" in figures for figures in found):
+        sums = [sum(figures[f"{column}_{part}"] for figures in found) for part in ("value", "floor")]
+        centre = sums[0] / sums[1]
     spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{mean(values):.3f}{spread}"
+    return f"{centre:.3f}{spread}"
 
 
 def chosen_rows(names: Sequence[str] | None, given: Sequence[Sequence[str]]) -> list[Row]:

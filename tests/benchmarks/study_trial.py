@@ -27,6 +27,7 @@ from jobs.training.adoption import DECIDING
 from jobs.training.train import train
 from loaders.preparation.prepare import prepare
 from loaders.preparation.prepared import Prepared
+from tests.benchmarks.peer_cells import cells_of
 from tests.benchmarks.study_rows import DATA_SETS, DataSet, Row, digest_of, row_from_json
 
 # A study is decided on more validation cells than a training needs; final models learn from half of those.
@@ -106,9 +107,12 @@ def drawn(model: CFGen, label: str, classes: list[str], row: Row, seed: int) -> 
 
 def figures(metrics: dict[str, Any]) -> dict[str, float | None]:
     """The columns of the study out of the metrics of one seed."""
-    found = {}
+    found: dict[str, float | None] = {}
     for name, (protocol, kind, distance, key) in TARGETS.items():
-        found[name] = metrics["protocols"][protocol][kind][distance][key]
+        distances = metrics["protocols"][protocol][kind][distance]
+        found[name] = distances[key]
+        if key == "ratio":
+            found |= {f"{name}_value": distances["value"], f"{name}_floor": distances["floor"]}
     large = [name for name, n in metrics["classes"]["test_cells"].items() if n >= LARGE_CLASS]
     ratios = [metrics["variance_ratio"]["per_class"][name]["value"] for name in large]
     return found | {
@@ -162,9 +166,13 @@ def trial(
     shared = out / "autoencoders" / f"{data.name}-{split}-{autoencoder}-{seed}"
     model_path = trained_model(place, run, overrides, shared)
     trained = time.monotonic() - began
-    real, held_out = prepared.to_anndata("train"), prepared.to_anndata(split)
+    learned, held_out = prepared.to_anndata("train"), prepared.to_anndata(split)
+    # Final figures are those of the whole training set, as others measure them: validation cells are of it.
+    real = (
+        learned if split == "validation" else cells_of(prepared, "train", prepared.schema.modalities[0].name)
+    )
     told = held_out.obs[data.label].dropna().astype(str)
-    spread = latent_spread(CFGen.load(model_path), real, held_out, data.label)
+    spread = latent_spread(CFGen.load(model_path), learned, held_out, data.label)
     for row in rows:
         made, free = drawn(CFGen.load(model_path), data.label, list(told), row, seed)
         metrics = evaluate(
@@ -183,7 +191,7 @@ def trial(
             "seed": seed,
             "split": split,
             "figures": figures(metrics) | {"latent_spread": spread} | validation_losses(run),
-            "cells": {"train": real.n_obs, "held_out": held_out.n_obs},
+            "cells": {"train": learned.n_obs, "held_out": held_out.n_obs},
             "training_seconds": round(trained, 1),
             "settings": [*common, *row.for_label(data.label)],
             "guidance": row.guidance,

@@ -9,7 +9,16 @@ import pytest
 
 from cfgen_scale.model import CFGen
 from jobs.config import load_config
-from tests.benchmarks.study import Book, Trial, chosen_rows, key_of, missing_trials, read_results, table
+from tests.benchmarks.study import (
+    Book,
+    Trial,
+    chosen_rows,
+    key_of,
+    missing_trials,
+    read_results,
+    summary,
+    table,
+)
 from tests.benchmarks.study_rows import ROWS, Row, row_from_json
 from tests.benchmarks.study_trial import LARGE_CLASS, latent_spread
 from tests.tiny_model import save_tiny_model
@@ -92,6 +101,13 @@ def test_the_table_has_means_and_spreads_of_one_split() -> None:
     assert "0.500" in wide
     assert "±" not in wide
     assert "0.100" not in "".join(lines)
+
+
+def test_distances_are_over_the_mean_floor_of_the_seeds() -> None:
+    """Ratios 2 and 1 of floors 1 and 3: 5 over 4, not 1.5."""
+    parts = ("conditional", "conditional_value", "conditional_floor")
+    figures = [dict(zip(parts, of, strict=True)) for of in ((2.0, 2.0, 1.0), (1.0, 3.0, 3.0))]
+    assert summary([{"figures": f} for f in figures], "conditional").startswith("1.250 ± 0.707")
 
 
 def test_rows_are_chosen_by_name_or_given() -> None:
