@@ -81,7 +81,7 @@ def _told(trained: CFGen | None) -> tuple[ModelConfig, tuple[Covariate, ...], La
     """Sizes, attributes and how often they occur: of a trained model, or 50 types in a long tail."""
     if trained is not None:
         shape = AutoencoderConfig(latent=trained.config.autoencoder.latent)
-        config = ModelConfig(shape, trained.config.velocity)
+        config = ModelConfig(shape, trained.config.velocity, trained.config.size_factors)
         return config, trained.schema.covariates, trained.frequencies
     types = Covariate("cell_type", tuple(f"type {t:02d}" for t in range(TYPES)))
     cells = np.ceil(1e6 * np.arange(1, TYPES + 1) ** -TAIL).astype(int)

@@ -25,14 +25,18 @@ TOLERANCE = 1e-5
 
 
 @torch.no_grad()
-def latents(model: CFGen, condition: Condition) -> torch.Tensor:
-    """(B, D) from noise, by the adaptive solver."""
-    noise = torch.randn(len(condition), model.config.autoencoder.latent)
+def latents(model: CFGen, condition: Condition) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents (B, D) that cells are drawn from, by the adaptive solver; and log sizes (B, S)."""
+    noise = torch.randn(len(condition), model.sizes_beside.width)
 
     field = guided_field(model.velocity, condition, [1.0] * condition.labels.shape[1])
     span = torch.tensor([0.0, 1.0])
     _, path = odeint(field, noise, span, solver="dopri5", atol=TOLERANCE, rtol=TOLERANCE)
-    return model.whitening.colour(path[-1])
+    white, of_flow = model.sizes_beside.part(path[-1])
+    z = model.whitening.colour(white)
+    spread = model.config.autoencoder.latent_noise * z.square().mean(1, keepdim=True).sqrt()
+    sizes = of_flow if model.sizes_beside.n_sizes else condition.log_size_factor
+    return z + spread * torch.randn_like(z), sizes
 
 
 @torch.no_grad()
@@ -53,8 +57,9 @@ def generate(model: CFGen, cells: int, out: Path) -> None:
     for first in range(0, cells, BATCH):
         rows = slice(first, first + BATCH)
         condition = Condition(labels[rows], log_sizes[rows])
-        spaces.append(latents(model, condition))
-        drawn.append(counts(model, spaces[-1], condition))
+        z, sizes = latents(model, condition)
+        spaces.append(z)
+        drawn.append(counts(model, z, Condition(condition.labels, sizes)))
     atlas = anndata.AnnData(
         csr_matrix(torch.cat(drawn).numpy()),
         obs=pd.DataFrame(label_columns(labels.numpy(), model.schema), index=np.arange(cells).astype(str)),
