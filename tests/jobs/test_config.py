@@ -79,7 +79,8 @@ def test_levers_out_of_range_are_refused(override, said):
 def test_what_is_for_sizes_drawn_apart_needs_them_drawn_apart(override):
     with pytest.raises(ConfigError, match=r"size_factors=log_normal"):
         load_config(overrides=[override])
-    assert load_config(overrides=[override, "model.size_factors=log_normal"]).model.size_factors
+    apart = load_config(overrides=[override, "model.size_factors=log_normal"]).model
+    assert apart.size_factors_by == "batch" or apart.velocity.size_factor_told
 
 
 def test_sections_of_modalities_are_named_by_the_user():
