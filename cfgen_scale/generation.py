@@ -35,11 +35,13 @@ def draw_latents(
     """`CFGen.draw_latents`."""
     told = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))
     draws, positions = CounterDraws(seed, "generation", index), torch.arange(len(told))
-    if log_size_factor is None:
-        log_l = model.size_factors.sample(told, model.schema, draws)
-    else:
-        log_l = torch.from_numpy(np.ascontiguousarray(log_size_factor, dtype=np.float32))
     beside = model.sizes_beside
+    if log_size_factor is not None:
+        log_l = torch.from_numpy(np.ascontiguousarray(log_size_factor, dtype=np.float32))
+    elif beside.n_sizes:
+        log_l = torch.zeros(len(told), beside.n_sizes)  # of a flow that draws sizes, and is told none
+    else:
+        log_l = model.size_factors.sample(told, model.schema, draws)
     noise = draws.normal("noise", positions, beside.width)
     condition = Condition(told.to(model.device), log_l.to(model.device))
     state = model.transport(noise.to(model.device), condition, guidance=guidance, ode=ode)

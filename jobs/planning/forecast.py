@@ -16,7 +16,7 @@ from cfgen_scale.costs import (
     parameters,
     raw_bytes,
 )
-from cfgen_scale.devices import DEVICES, GPU_HOST
+from cfgen_scale.costs.devices import DEVICES, GPU_HOST
 from cfgen_scale.ode import FIXED_STEP, OdeConfig
 
 from ..config import ConfigError, load_config

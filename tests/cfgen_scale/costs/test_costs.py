@@ -21,9 +21,9 @@ from cfgen_scale.costs import (
     generation,
     parameters,
 )
+from cfgen_scale.costs.devices import DEVICES
 from cfgen_scale.counts import SparseCounts
 from cfgen_scale.counts_layer import SPARSE_BELOW
-from cfgen_scale.devices import DEVICES
 from cfgen_scale.model_config import ModelConfig
 from cfgen_scale.training.checkpoint import Snapshot, TrainState, save_checkpoint
 from cfgen_scale.training.config import StageConfig
@@ -58,7 +58,10 @@ def autoencoder_of(shape):
 
 
 def velocity_of(shape):
-    return Velocity(shape.velocity, latent=20, n_categories=[3], log_size_range=torch.tensor([[0.0, 1.0]]))
+    moved = replace(WORK, model=shape).moved
+    return Velocity(
+        shape.velocity, latent=moved, n_categories=[3], log_size_range=torch.tensor([[0.0, 1.0]])
+    )
 
 
 def step(network, *inputs):
@@ -83,9 +86,15 @@ def test_operations_of_an_autoencoder_step_are_those_that_torch_counts(shape, de
 @SHAPES
 def test_operations_of_a_flow_step_are_those_that_torch_counts(shape):
     condition = Condition(torch.zeros(CELLS, 1, dtype=torch.int64), torch.ones(CELLS, 1))
-    counted = step(velocity_of(shape), torch.rand(CELLS), torch.randn(CELLS, 20), condition)
+    counted = step(velocity_of(shape), torch.rand(CELLS), torch.randn(CELLS, 21), condition)
     seconds = flow_training(replace(WORK, model=shape), ARITHMETIC, 1)
     assert CELLS * seconds.device == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["flow", "log_normal"])
+def test_the_flow_moves_what_a_model_of_one_modality_has_it_move(model_of, kind):
+    model = model_of(size_factors=kind)
+    assert replace(WORK, model=model.config).moved == model.sizes_beside.width
 
 
 @SHAPES

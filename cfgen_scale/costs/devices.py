@@ -1,6 +1,6 @@
 """Kinds of GPUs to plan for. Rates from the vendor's data sheets, times the share that programs reach."""
 
-from .costs import Device, Host
+from .machine import Device, Host
 
 GB, TFLOP = 1e9, 1e12
 # Large bfloat16 products reach some 60 % of the peak without sparsity, streaming kernels some 80 % of the
