@@ -6,9 +6,9 @@ r"""The quality study: one change of settings a row, three seeds each, chosen on
 Results are appended to OUT/study.jsonl as they finish; the same command again does what is missing, and
 takes up trainings that were interrupted. A row whose settings change is done again. Seeds are the outer
 loop, so that after a part of the time all rows can be compared. `--rows ot guidance-2` does some, `--row
-NAME KEY=VALUE ...` one that is not listed, `--list` shows all. `--table` prints what there is. Test cells
-are not looked at, unless `--final` names rows: these are then trained with fewer validation cells and scored
-on test cells, into OUT/final.jsonl.
+NAME KEY=VALUE ...` one that is not listed, `--list` shows all. `--table` prints what there is, `--table
+--markdown` what each row changes. Test cells are not looked at, unless `--final` names rows: these are then
+trained with fewer validation cells and scored on test cells, into OUT/final.jsonl.
 
 Columns: W2 over its floor (conditional, centred, cell-weighted, unconditional; targets 1.06, 1.06, 1.06,
 1.08), unbiased MMD2 (0.02), AUC of telling generated from real (0.70), KS of zeros per cell (0.08), variance
@@ -26,33 +26,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from tests.benchmarks.study_rows import DATA_SETS, ROWS, WITHOUT_SETTING, Row
+from tests.benchmarks.study_table import Result, differences, table
 from tests.benchmarks.study_trial import command_of, prepared_cells
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (0, 1, 2)
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-# column: heading and target (None: 1 is best)
-COLUMNS: dict[str, tuple[str, float | None]] = {
-    "conditional": ("cond.", 1.06),
-    "centred": ("centred", 1.06),
-    "weighted": ("weighted", 1.06),
-    "unconditional": ("uncond.", 1.08),
-    "mmd_unbiased": ("MMD² unb.", 0.02),
-    "auc": ("AUC", 0.70),
-    "zeros_ks": ("zeros KS", 0.08),
-    "variance": ("variance", None),
-    "variance_lowest": ("lowest", None),
-    "variance_highest": ("highest", None),
-    "precision": ("precision", None),
-    "recall": ("recall", None),
-    "markers": ("markers r", None),
-    "latent_spread": ("latents", None),
-}
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -148,40 +130,6 @@ def run_trial(trial: Trial, *, split: str, common: tuple[str, ...], out: Path, b
     return f"{name}: see {log}" if process.returncode else None
 
 
-def table(results: Sequence[Result], split: str) -> str:
-    """Mean and standard deviation over the seeds, data set by data set, in the order of the rows."""
-    lines = []
-    order = {name: place for place, name in enumerate(ROWS)}
-    for dataset in dict.fromkeys(r["dataset"] for r in results):
-        of_set = [r for r in results if r["dataset"] == dataset and r["split"] == split]
-        head = f"{dataset + ', ' + split + ' cells':<30}{'seeds':>6}"
-        lines += ["", head + "".join(f"{heading:>16}" for heading, _ in COLUMNS.values())]
-        targets = ["" if target is None else f"<= {target:g}" for _, target in COLUMNS.values()]
-        lines.append(f"{'target':<36}" + "".join(f"{target:>16}" for target in targets))
-        groups: dict[tuple[str, str], list[Result]] = {}
-        for result in of_set:
-            groups.setdefault((result["row"], result["digest"]), []).append(result)
-        for (name, _), group in sorted(groups.items(), key=lambda item: order.get(item[0][0], len(order))):
-            cells = "".join(f"{summary(group, column):>16}" for column in COLUMNS)
-            lines.append(f"{name:<30}{len(group):>6}{cells}")
-    return "\n".join(lines)
-
-
-def summary(group: Sequence[Result], column: str) -> str:
-    """Mean and spread over the seeds; of distances the mean over the mean floor, as `evaluate` has it: each
-    seed has other halves of the training cells, and so a floor of its own."""
-    found = [r["figures"] for r in group if r["figures"].get(column) is not None]
-    if not found:
-        return "-"
-    values = [figures[column] for figures in found]
-    centre = mean(values)
-    if all(f"{column}_floor" in figures for figures in found):
-        sums = [sum(figures[f"{column}_{part}"] for figures in found) for part in ("value", "floor")]
-        centre = sums[0] / sums[1]
-    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{centre:.3f}{spread}"
-
-
 def chosen_rows(names: Sequence[str] | None, given: Sequence[Sequence[str]]) -> list[Row]:
     """Rows by name (all, if neither names nor rows are given), then those given as NAME KEY=VALUE ..."""
     extra = [Row(name, "given", tuple(settings)) for name, *settings in given]
@@ -216,6 +164,7 @@ def parsed() -> argparse.Namespace:
     option("--out", type=Path, default=Path("runs/study"))
     option("--final", action="store_true", help="test figures of the rows that are named")
     option("--table", action="store_true", help="print what there is")
+    option("--markdown", action="store_true", help="with --table: what rows differ in from the default")
     option("--list", action="store_true", help="show the rows")
     return parser.parse_args()
 
@@ -230,7 +179,8 @@ def main() -> None:
     split, book = ("test", "final.jsonl") if asked.final else ("validation", "study.jsonl")
     file = asked.out / book
     if asked.table:
-        print(table(read_results(file), split))
+        results = read_results(file)
+        print(differences(results, split) if asked.markdown else table(results, split))
         return
     if asked.final and not (asked.rows or asked.row):
         raise SystemExit("--final looks at test cells: name the rows that were chosen (--rows, --row)")

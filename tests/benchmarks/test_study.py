@@ -16,10 +16,9 @@ from tests.benchmarks.study import (
     key_of,
     missing_trials,
     read_results,
-    summary,
-    table,
 )
 from tests.benchmarks.study_rows import ROWS, Row, row_from_json
+from tests.benchmarks.study_table import differences, summary, table
 from tests.benchmarks.study_trial import LARGE_CLASS, latent_spread
 from tests.tiny_model import save_tiny_model
 
@@ -108,6 +107,20 @@ def test_distances_are_over_the_mean_floor_of_the_seeds() -> None:
     parts = ("conditional", "conditional_value", "conditional_floor")
     figures = [dict(zip(parts, of, strict=True)) for of in ((2.0, 2.0, 1.0), (1.0, 3.0, 3.0))]
     assert summary([{"figures": f} for f in figures], "conditional").startswith("1.250 ± 0.707")
+
+
+def test_rows_are_compared_with_the_default_of_the_same_cells_and_seed() -> None:
+    """Variance is worse on either side of 1; a row without a partner is not compared."""
+    results = [result(DEFAULT, seed, weighted=1.0 + seed, variance=1.0) for seed in (0, 1)]
+    results += [result(WIDE, seed, weighted=1.1 + seed, variance=v) for seed, v in ((0, 0.5), (1, 2.0))]
+    results += [result(WIDE, 0, dataset="pbmc3k", weighted=9.0), result(GUIDED, 2)]
+    lines = [line.split(" | ") for line in differences(results, "validation").splitlines()]
+    row = dict(zip(lines[0], lines[2], strict=True))
+    assert (len(lines), row["pairs"]) == (3, "2")
+    assert row["over cells"] == "**+0.100 ± 0.000**"
+    assert row["variance off 1"] == "**+0.693 ± 0.000**"
+    assert row["W2 classes"] == "+0.000 ± 0.000"
+    assert row["AUC"] == "-"
 
 
 def test_rows_are_chosen_by_name_or_given() -> None:

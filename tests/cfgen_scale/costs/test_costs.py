@@ -59,9 +59,7 @@ def autoencoder_of(shape):
 
 def velocity_of(shape):
     moved = replace(WORK, model=shape).moved
-    return Velocity(
-        shape.velocity, latent=moved, n_categories=[3], log_size_range=torch.tensor([[0.0, 1.0]])
-    )
+    return Velocity(shape.velocity, latent=moved, n_categories=[3], log_size_range=torch.tensor([[0.0, 1.0]]))
 
 
 def step(network, *inputs):
