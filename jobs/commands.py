@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from loaders.atlases.problems import Problem
+
     from .generation.copied_rows import LikeObs
     from .generation.request import Request
 
@@ -217,18 +219,29 @@ def _say_written(atlas: Path, to: str) -> None:
 
 
 def check(options: Namespace) -> None:
-    """Verify a generated atlas; problems are an error."""
+    """Verify a generated atlas, and then the SOMA experiment beside it; problems are an error."""
     from loaders.atlases.check_atlas import check_atlas
+    from loaders.atlases.check_soma import check_soma
+
+    from .generation.soma_beside import soma_is_there, soma_of
 
     report = check_atlas(options.atlas, progress=True)
-    for problem in report.problems:
-        print(problem)
-    if not report.ok:
-        raise ValueError(f"{options.atlas} has {len(report.problems)} kinds of problems (above).")
+    _require_no_problems(options.atlas, report.problems)
     print(
         f"{options.atlas} is complete and as it was written: {report.cells:,} cells, {report.files:,} files, "
         f"{report.bytes:,} bytes"
     )
+    if soma_is_there(Path(options.atlas)):
+        soma = soma_of(options.atlas)
+        _require_no_problems(soma, check_soma(options.atlas, soma, progress=True))
+        print(f"{soma} says the same")
+
+
+def _require_no_problems(path: str | Path, problems: Sequence["Problem"]) -> None:
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise ValueError(f"{path} has {len(problems)} kinds of problems (above).")
 
 
 def list_models(options: Namespace) -> None:

@@ -273,6 +273,7 @@ def test_check_says_what_is_wrong_and_fails(model_path, tmp_path, capsys):
 
 
 def test_a_soma_experiment_beside_the_atlas(model_path, tmp_path, capsys):
+    import pyarrow
     import tiledbsoma
 
     atlas, soma = tmp_path / "atlas.zarr", tmp_path / "atlas.soma"
@@ -284,6 +285,14 @@ def test_a_soma_experiment_beside_the_atlas(model_path, tmp_path, capsys):
         assert f"SOMA experiment in {soma}" in capsys.readouterr().out
     with tiledbsoma.open(str(soma)) as experiment:
         assert experiment.obs.count == 30
+    assert main(["check", str(atlas)]) == 0
+    assert f"{soma} says the same" in capsys.readouterr().out
+    with tiledbsoma.open(str(soma / "ms/RNA/X/counts"), "w") as counts:
+        kind = counts.schema.field("soma_data").type
+        values = pyarrow.array([9], pyarrow.int64()).cast(kind)
+        counts.write(pyarrow.table({"soma_dim_0": [3], "soma_dim_1": [0], "soma_data": values}))
+    assert main(["check", str(atlas)]) == 1
+    assert "counts, cells 0 to 29: they are not as in the atlas" in capsys.readouterr().out
     shutil.rmtree(atlas)
     other = f"generate --model {model_path} --cells 30 --seed 1 --out {atlas}"
     assert main(other.split()) == 0
